@@ -1,0 +1,71 @@
+// Linear layers: output[row][n] = sum over k of input[row][k] * weight[n][k]  (+ bias[n]).
+//
+// A weight matrix is packed once into the panels that the micro-kernel reads; the bytes can be kept in a file and
+// mapped. The kernel and the arithmetic follow from the precision:
+//   reference  float32 weights and inputs, one fixed order of addition over k for every element
+//   fast       int8 weights times int8 inputs with exact int32 sums; inputs are rotated (blockwise Hadamard) and quantised per row
+// In both, an output element depends only on its input row and weight row: never on the other rows of a call, on how
+// rows or columns are split among calls, or on the number of threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "onset/base/cpu_features.h"
+#include "onset/base/thread_pool.h"
+
+namespace onset {
+
+enum class Precision : uint8_t { reference, fast };
+
+// "reference", "fast".
+const char* precision_name(Precision precision);
+
+// A packed matrix [out, in]. Does not own its bytes (an arena or a mapped file does).
+struct LinearWeight {
+  Precision precision = Precision::reference;
+  int64_t in = 0;
+  int64_t out = 0;
+  const std::byte* data = nullptr;  // 64-byte aligned, linear_bytes() long
+};
+
+// Identifies the packed layout: changes whenever packed bytes would differ, so that stale packed files are refused.
+uint32_t linear_layout_version();
+
+// Bytes of a packed matrix, a multiple of 64.
+size_t linear_bytes(Precision precision, int64_t in, int64_t out);
+
+// Called from any worker: writes row `n` of the matrix, `in` float32 values.
+using WeightRows = std::function<void(int64_t n, std::span<float> values)>;
+
+// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned).
+void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination,
+                 ThreadPool& pool);
+
+// The input rows in the form that multiply() reads: rotated, quantised, with their scales; or plain float32.
+// linear_input_bytes() says how much room `rows` rows take (a multiple of 64).
+size_t linear_input_bytes(const LinearWeight& weight, int64_t rows);
+// input: row r begins at input + r * input_stride (in floats). `prepared` is 64-byte aligned.
+void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows,
+                          std::byte* prepared);
+
+// What becomes of the products.
+struct LinearOutput {
+  float* data = nullptr;        // row r, column n at data[r * stride + n], n counted over the whole matrix
+  int64_t stride = 0;
+  const float* bias = nullptr;  // [out], or none
+  bool accumulate = false;      // adds to what is there (a residual stream) instead of overwriting it
+};
+
+// Columns are split among workers at multiples of this.
+inline constexpr int64_t linear_column_step = 64;
+
+// Multiplies `rows` prepared rows with columns column_begin..column_end-1 (column_begin a multiple of
+// linear_column_step, column_end such a multiple or weight.out). Runs on the calling thread. One row (decode) and many rows
+// (prefill) take different kernels over the same packed bytes with bit-equal results.
+void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows,
+                     int64_t column_begin, int64_t column_end, const LinearOutput& output);
+
+}  // namespace onset
