@@ -44,9 +44,6 @@ size_t row_bytes(DType dtype, int64_t columns);
 std::optional<size_t> tensor_bytes(DType dtype, std::span<const int64_t> shape);
 
 // Half precision (IEEE binary16) and bfloat16. To 16 bits: nearest, ties to even; not-a-number stays one.
-inline float f16_to_f32(uint16_t half);
-inline uint16_t f32_to_f16(float value);
-
 inline float bf16_to_f32(uint16_t half) { return std::bit_cast<float>(static_cast<uint32_t>(half) << 16); }
 inline uint16_t f32_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
