@@ -1,0 +1,58 @@
+// The attend seat: policies that say whom a query sees.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "onset/kv/sequence_cache.h"
+#include "onset/tensor/attention_plan.h"
+
+namespace onset {
+
+// The rows of one sequence that run at one layer, when their keys have been stored.
+struct AttendContext {
+  int layer = 0;
+  int group = 0;                        // group of KV heads
+  int query_heads = 0;                  // query heads of this group
+  float scale = 1.0f;                   // the model's own softmax scale
+  int32_t window = 0;                   // the model's own window at this layer, 0 = none
+  std::span<const int32_t> positions;   // of the query rows, ascending
+  const SequenceCache* cache = nullptr;
+  // The query vectors (rotary embedding applied): row r, head h at queries + r * query_stride + h * head_size.
+  const float* queries = nullptr;
+  int64_t query_stride = 0;
+};
+
+// Makes the plan of a layer. One object serves one sequence and may keep state between steps; it is called from the
+// engine's thread only. A plan must not depend on how the sequence was cut into steps.
+class AttendPolicy {
+ public:
+  virtual ~AttendPolicy() = default;
+  virtual const AttentionPlan& plan(const AttendContext& context) = 0;
+};
+
+// Every row sees every earlier position, within the model's own window.
+class DenseAttend : public AttendPolicy {
+ public:
+  const AttentionPlan& plan(const AttendContext& context) override;
+
+ private:
+  AttentionPlan plan_;
+  int32_t rows_ = -1, length_ = -1, window_ = -1;
+  int query_heads_ = -1;
+  float scale_ = 0;
+};
+
+// As dense, but a layer sees only the last `window` positions and the first `sink` ones, whatever the model was
+// trained with (a StreamingLLM-style band).
+class WindowAttend : public AttendPolicy {
+ public:
+  WindowAttend(int32_t window, int32_t sink) : window_(window), sink_(sink) {}
+  const AttentionPlan& plan(const AttendContext& context) override;
+
+ private:
+  int32_t window_, sink_;
+  AttentionPlan plan_;
+};
+
+}  // namespace onset

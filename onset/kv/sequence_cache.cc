@@ -1,0 +1,160 @@
+#include "onset/kv/sequence_cache.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "onset/compute/page_format.h"
+
+namespace onset {
+namespace {
+
+int32_t pages_for(int64_t slots) { return static_cast<int32_t>((slots + page_tokens - 1) / page_tokens); }
+
+}  // namespace
+
+size_t layout_page_bytes(const CacheLayout& layout) {
+  return page_bytes(layout.type, layout.heads_per_group, layout.head_size);
+}
+
+int64_t pages_needed(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step) {
+  int64_t pages = 0;
+  for (const int32_t window : layout.windows) {
+    const int64_t all = pages_for(tokens);
+    // The window may begin, and the step's rows end, inside a page.
+    const int64_t kept = window == 0 ? all : pages_for(window + rows_per_step) + 1;
+    pages += std::min(all, kept) * layout.head_groups;
+  }
+  return pages;
+}
+
+SequenceCache::SequenceCache(const CacheLayout& layout, PagePool& pool)
+    : layout_(&layout), pool_(&pool), tables_(layout.layers * layout.head_groups), pending_(layout.layers) {}
+
+SequenceCache::~SequenceCache() {
+  for (Table& table : tables_) {
+    for (const PageId id : table.ids) {
+      if (id != no_page) pool_->release(id);
+    }
+  }
+}
+
+void SequenceCache::release_page(Table& table, int32_t page_index) {
+  PageId& id = table.ids[page_index];
+  if (id == no_page) return;
+  pool_->release(id);
+  id = no_page;
+  table.pointers[page_index] = nullptr;
+  if (static_cast<size_t>(page_index) < table.metadata.size()) table.metadata[page_index] = {};
+}
+
+void SequenceCache::leave_window(int layer, int32_t first_new_position) {
+  const int32_t window = layout_->windows[layer];
+  if (window == 0) return;
+  for (int group = 0; group < layout_->head_groups; ++group) {
+    Table& here = table(layer, group);
+    if (!here.positions.empty()) continue;  // moved slots: whoever moved them decides what can go
+    const int32_t first_needed = std::max(0, first_new_position - window + 1) / page_tokens;
+    const int32_t end = std::min<int32_t>(first_needed, static_cast<int32_t>(here.ids.size()));
+    for (; here.first_kept_page < end; ++here.first_kept_page) release_page(here, here.first_kept_page);
+  }
+}
+
+void SequenceCache::append_positions(Table& table, std::span<const int32_t> positions) {
+  bool identity = table.positions.empty();
+  for (size_t i = 0; identity && i < positions.size(); ++i) {
+    identity = positions[i] == table.length + static_cast<int32_t>(i);
+  }
+  if (identity) return;
+  if (table.positions.empty()) {
+    for (int32_t slot = 0; slot < table.length; ++slot) table.positions.push_back(slot);
+  }
+  table.positions.insert(table.positions.end(), positions.begin(), positions.end());
+}
+
+Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positions) {
+  const int32_t first = length(layer);
+  if (positions.empty()) return first;
+  leave_window(layer, positions.front());
+  const int32_t wanted = pages_for(int64_t{first} + static_cast<int64_t>(positions.size()));
+  const int32_t missing = wanted - static_cast<int32_t>(table(layer, 0).ids.size());
+  if (int64_t{missing} * layout_->head_groups > pool_->free_pages()) {
+    return error(Code::resource_exhausted, "the key/value pool has {} free pages, layer {} needs {}",
+                 pool_->free_pages(), layer, int64_t{missing} * layout_->head_groups);
+  }
+  for (int group = 0; group < layout_->head_groups; ++group) {
+    Table& here = table(layer, group);
+    assert(here.length == first);
+    while (static_cast<int32_t>(here.ids.size()) < wanted) {
+      const PageId id = pool_->acquire();
+      here.ids.push_back(id);
+      here.pointers.push_back(pool_->data(id));
+    }
+    append_positions(here, positions);
+    here.length += static_cast<int32_t>(positions.size());
+  }
+  return first;
+}
+
+void SequenceCache::truncate(int32_t length) {
+  for (Table& here : tables_) {
+    if (here.length <= length) continue;
+    for (int32_t page = pages_for(length); page < static_cast<int32_t>(here.ids.size()); ++page) release_page(here, page);
+    here.ids.resize(pages_for(length));
+    here.pointers.resize(here.ids.size());
+    if (!here.positions.empty()) here.positions.resize(length);
+    if (here.metadata.size() > here.ids.size()) here.metadata.resize(here.ids.size());
+    here.first_kept_page = std::min<int32_t>(here.first_kept_page, static_cast<int32_t>(here.ids.size()));
+    here.length = length;
+  }
+}
+
+std::byte* SequenceCache::page_for_write(int layer, int group, int32_t slot) {
+  const PageId id = table(layer, group).ids[slot / page_tokens];
+  assert(id != no_page);
+  return pool_->data(id);
+}
+
+void SequenceCache::attach_page(int layer, int group, PageId page, std::span<const int32_t> positions) {
+  Table& here = table(layer, group);
+  assert(here.length % page_tokens == 0 && positions.size() <= page_tokens);
+  here.ids.push_back(page);
+  here.pointers.push_back(page == no_page ? nullptr : pool_->data(page));
+  append_positions(here, positions);
+  here.length += static_cast<int32_t>(positions.size());
+}
+
+void SequenceCache::drop_page(int layer, int group, int32_t page_index) { release_page(table(layer, group), page_index); }
+
+KeyValueView SequenceCache::view(int layer, int group) const {
+  const Table& here = table(layer, group);
+  return {.type = layout_->type,
+          .length = here.length,
+          .heads = layout_->heads_per_group,
+          .head_size = layout_->head_size,
+          .pages = here.pointers,
+          .positions = here.positions.empty() ? nullptr : here.positions.data()};
+}
+
+PageMetadata& SequenceCache::metadata(int layer, int group, int32_t page_index) {
+  Table& here = table(layer, group);
+  if (here.metadata.size() <= static_cast<size_t>(page_index)) here.metadata.resize(here.ids.size());
+  return here.metadata[page_index];
+}
+
+void SequenceCache::set_pending_load(int layer, std::function<Status()> wait) { pending_[layer] = std::move(wait); }
+
+Status SequenceCache::wait_until_loaded(int layer) {
+  if (!pending_[layer]) return {};
+  const auto wait = std::exchange(pending_[layer], nullptr);
+  return wait();
+}
+
+int64_t SequenceCache::pages_held() const {
+  int64_t held = 0;
+  for (const Table& table : tables_) {
+    for (const PageId id : table.ids) held += id != no_page;
+  }
+  return held;
+}
+
+}  // namespace onset

@@ -1,0 +1,102 @@
+// One sequence's keys and values: for each layer and each group of KV heads a table of pages with its own length.
+//
+// Layers need not agree: a layer with a window keeps only the pages the window still reaches (a ring), a layer that a row
+// skipped has no slot for it, and a table can carry explicit positions. What a slot's bytes mean belongs to compute/page_format.h.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "onset/base/status.h"
+#include "onset/kv/page_pool.h"
+#include "onset/tensor/key_value_view.h"
+
+namespace onset {
+
+// What every sequence of a model has in common.
+struct CacheLayout {
+  KvType type = KvType::int8;
+  int32_t layers = 0;
+  int32_t head_groups = 1;      // KV heads are split evenly among groups; each has its own pages
+  int32_t heads_per_group = 0;
+  int32_t head_size = 0;
+  std::vector<int32_t> windows;  // for each layer, 0 = keeps everything; else only the last `window` positions are needed
+};
+
+// Bytes of a page under this layout.
+size_t layout_page_bytes(const CacheLayout& layout);
+
+// Pages that `tokens` tokens of one sequence take at most, when `rows_per_step` rows or fewer run at a time
+// (a windowed layer holds its window and the rows of the step).
+int64_t pages_needed(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step);
+
+// Free-form numbers that a policy keeps for a page (key minima and maxima, importance): made on first use.
+struct PageMetadata {
+  std::vector<float> values;
+};
+
+class SequenceCache {
+ public:
+  SequenceCache(const CacheLayout& layout, PagePool& pool);
+  ~SequenceCache();
+  SequenceCache(const SequenceCache&) = delete;
+  SequenceCache& operator=(const SequenceCache&) = delete;
+
+  const CacheLayout& layout() const { return *layout_; }
+
+  // Slots in use in one layer's group; and the positions of all of them when they are not the slot numbers.
+  int32_t length(int layer, int group = 0) const { return table(layer, group).length; }
+
+  // Appends `positions.size()` slots to a layer (all its groups) and returns the first one's number. Takes pages from the pool;
+  // pages that the layer's window has left behind go back first (those below the window of the first new
+  // position). Errors: resource_exhausted if the pool has too few pages; then nothing has changed.
+  Result<int32_t> append(int layer, std::span<const int32_t> positions);
+
+  // Forgets the slots from `length` on, in every layer (a request that is taken back, a chat turn that is edited).
+  void truncate(int32_t length);
+
+  // Where slot `slot` is written: the page's bytes; the slot within is slot % page_tokens.
+  std::byte* page_for_write(int layer, int group, int32_t slot);
+
+  // Puts a page that holds ready-made keys and values at the end of a layer's group (`slots` of it in use; the reference is
+  // taken over), or leaves a gap of `slots` absent slots if page is no_page. The table's length must be a multiple of page_tokens.
+  void attach_page(int layer, int group, PageId page, std::span<const int32_t> positions);
+
+  // Frees a page's memory; its slots are absent from then on.
+  void drop_page(int layer, int group, int32_t page_index);
+
+  KeyValueView view(int layer, int group = 0) const;
+  PageId page(int layer, int group, int32_t page_index) const { return table(layer, group).ids[page_index]; }
+  PageMetadata& metadata(int layer, int group, int32_t page_index);
+
+  // A layer whose pages are still being loaded: `wait` is called once, before the layer's keys are first read.
+  void set_pending_load(int layer, std::function<Status()> wait);
+  // Waits until the layer is loaded; the loader's error if it failed.
+  Status wait_until_loaded(int layer);
+
+  int64_t pages_held() const;
+
+ private:
+  struct Table {
+    std::vector<PageId> ids;
+    std::vector<const std::byte*> pointers;
+    std::vector<int32_t> positions;  // empty while every slot's position is its number
+    std::vector<PageMetadata> metadata;
+    int32_t length = 0;
+    int32_t first_kept_page = 0;
+  };
+  const Table& table(int layer, int group) const { return tables_[layer * layout_->head_groups + group]; }
+  Table& table(int layer, int group) { return tables_[layer * layout_->head_groups + group]; }
+  void release_page(Table& table, int32_t page_index);
+  void leave_window(int layer, int32_t first_new_position);
+  static void append_positions(Table& table, std::span<const int32_t> positions);
+
+  const CacheLayout* layout_;
+  PagePool* pool_;
+  std::vector<Table> tables_;
+  std::vector<std::function<Status()>> pending_;
+};
+
+}  // namespace onset

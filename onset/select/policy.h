@@ -1,0 +1,44 @@
+// The select seat: policies that say which tokens go on through each layer.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace onset {
+
+// A row of the sequence that is not running comes in at a layer, with the hidden state it has there.
+struct RejoiningRow {
+  int32_t row = 0;             // numbered within the sequence's rows of this step
+  std::vector<float> hidden;   // [hidden size]
+};
+
+struct Selection {
+  std::vector<int32_t> keep;          // of the running rows, ascending, numbered within the sequence's rows of this step
+  std::vector<RejoiningRow> rejoin;   // rows that were not running, ascending
+};
+
+// What a selector sees before a layer runs.
+struct SelectContext {
+  int layer = 0;
+  std::span<const int32_t> running;    // rows that ran at the previous layer (those that came in with it at layer 0)
+  std::span<const int32_t> positions;  // of all the sequence's rows of this step
+  // The hidden state of a running row: hidden[k] belongs to running[k].
+  std::span<const float* const> hidden;
+  int64_t hidden_size = 0;
+};
+
+// One object serves one sequence and may keep state between steps (what a leaving row's hidden state was, say).
+class SelectPolicy {
+ public:
+  virtual ~SelectPolicy() = default;
+  // Whether select() wants to be asked before `layer`; layers without a question cost nothing.
+  virtual bool asks(int layer) const = 0;
+  virtual Selection select(const SelectContext& context) = 0;
+  // Rows of the step that do not run from the first layer on but wait for their rejoining.
+  virtual bool waits(int32_t /*row*/) const { return false; }
+};
+
+// No policy at all is the dense case: every row goes through every layer (a null SelectPolicy).
+
+}  // namespace onset
