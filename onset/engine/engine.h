@@ -1,0 +1,124 @@
+// The engine: requests in, tokens out, one step at a time.
+//
+//     ONSET_ASSIGN(auto engine, Engine::create({.model = "model.gguf"}));
+//     ONSET_ASSIGN(auto id, engine->submit({.text = "Hello"}, [](const Event& event) { fmt::print("{}", event.text); }));
+//     while (engine->has_work()) ONSET_TRY(engine->step());
+//
+// Many requests run in one ragged batch, prompt chunks and continuing answers mixed. Chunk size, companions in the batch and
+// number of threads never change a request's result: in the default mode its logits are bit-identical.
+// An Engine belongs to one thread; submit, step and cancel are called from that thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "onset/attend/policy.h"
+#include "onset/base/status.h"
+#include "onset/engine/sampler.h"
+#include "onset/model/executor.h"
+#include "onset/model/model.h"
+#include "onset/schedule/policy.h"
+#include "onset/select/policy.h"
+#include "onset/text/tokenizer.h"
+
+namespace onset {
+
+struct EngineOptions {
+  std::filesystem::path model;           // GGUF file or Hugging Face folder
+  Precision precision = Precision::fast;
+  int32_t threads = 0;                   // 0: one for each core this process may use
+  std::optional<KvType> kv_type;         // default: int8 in fast, f32 in reference precision
+  int64_t pool_tokens = 0;               // tokens of key/value cache; 0: one full context of the model
+  int32_t chunk_tokens = 1024;           // prompt tokens of a step
+  int32_t most_running = 256;            // requests in the batch at a time
+  bool packed_cache = true;              // keep packed weights in the cache folder
+  std::function<void(double)> progress;  // share of the weights packed, while loading
+  std::unique_ptr<SchedulePolicy> schedule;  // null: FirstComeChunked(chunk_tokens)
+};
+
+enum class Finish : uint8_t { none, stop, length, cancelled, failed };
+const char* finish_name(Finish finish);  // "stop", "length", ...
+
+// What a request is told: one event for each generated token (or piece of text), and a last one with finish != none.
+struct Event {
+  int64_t id = 0;
+  std::string text;                     // whole characters only; may be empty while one is incomplete or a stop string may begin
+  std::optional<SampledToken> token;    // the token this event is about, if any
+  Finish finish = Finish::none;
+  Status status;                        // why it failed, if it did
+  int32_t prompt_tokens = 0, new_tokens = 0;
+  double first_token_seconds = 0;       // from submit() to the first token
+};
+
+struct Request {
+  std::string text;                      // the prompt: tokenised as it is (special tokens recognised) ...
+  std::vector<int32_t> tokens;           // ... or token ids ...
+  std::vector<std::vector<float>> vectors;  // ... or input vectors [hidden]; exactly one of the three
+  int32_t most_new_tokens = 0;           // 0: up to the context's end
+  SamplingOptions sampling;
+  std::vector<std::string> stop;         // the answer ends before any of these
+  bool ignore_end = false;               // go on after end-of-answer tokens
+  std::unique_ptr<AttendPolicy> attend;  // null: dense
+  std::unique_ptr<SelectPolicy> select;  // null: all rows
+  // A conversation whose pages are kept: continues it (the prompt is what comes after what it has read).
+  int64_t session = 0;                   // 0: none
+  // Called for prompt rows' outputs too when set: position of the row and its logits. Makes the engine compute the head for
+  // all prompt rows. Called from worker threads for different rows at once.
+  std::function<void(int32_t position, std::span<const float> logits)> on_logits;
+  // Called with every prompt row's final hidden state (after the output norm), likewise.
+  std::function<void(int32_t position, std::span<const float> hidden)> on_hidden;
+};
+
+// What the engine has done so far; for statistics lines.
+struct EngineStatistics {
+  int64_t steps = 0, prompt_rows = 0, decode_rows = 0;
+  int64_t pages = 0, free_pages = 0, page_bytes = 0;
+};
+
+class Engine {
+ public:
+  using EventHandler = std::function<void(const Event&)>;
+
+  // Errors: those of Model::load and tokenizer loading, and invalid_argument naming the option.
+  static Result<std::unique_ptr<Engine>> create(EngineOptions options);
+  ~Engine();
+
+  // Errors: invalid_argument (empty prompt, token ids or options that make no sense, a prompt longer than the context; each says
+  // what was found and expected), resource_exhausted for a request that can never fit the pool.
+  Result<RequestId> submit(Request request, EventHandler handler);
+  // The request's last event comes from within; its pages are free when this returns. Unknown or finished ids do nothing.
+  void cancel(RequestId id);
+
+  bool has_work() const;
+  // Runs one step: all events of its tokens are delivered before it returns. A request that fails ends with its own last event;
+  // an error here means that the engine itself cannot go on.
+  Status step();
+
+  // Conversations: open one, name it in requests, and close it to free its pages. `session_tokens` are the tokens read so far.
+  int64_t open_session();
+  void close_session(int64_t session);
+  std::vector<int32_t> session_tokens(int64_t session) const;
+  // Forgets the tokens from `length` on.
+  void truncate_session(int64_t session, int32_t length);
+
+  const Model& model() const;
+  const Tokenizer& tokenizer() const;
+  int32_t context() const;   // tokens of prompt and answer that one request may have
+  EngineStatistics statistics() const;
+  // The executor's time hook, for profiles.
+  void set_time_hook(TimeHook hook);
+  // Called after each step with its spans and its seconds.
+  void set_step_hook(std::function<void(const Step&, double seconds)> hook);
+
+ private:
+  struct State;
+  explicit Engine(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace onset

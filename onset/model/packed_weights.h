@@ -1,0 +1,71 @@
+// All packed matrices of a model in one stretch of memory: packed at the first start, mapped from a file afterwards.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "onset/base/mapped_file.h"
+#include "onset/base/thread_pool.h"
+#include "onset/compute/linear.h"
+#include "onset/formats/model_file.h"
+
+namespace onset {
+
+// A matrix to be packed: its rows come from stored tensors stacked one upon the other (queries, keys and values, or
+// gate and up, become one matrix); of each tensor a range of rows and of columns (a shard's share).
+struct WeightPart {
+  const StoredTensor* tensor = nullptr;
+  int64_t row_begin = 0, row_end = 0;
+};
+struct WeightPlan {
+  std::string name;
+  std::vector<WeightPart> parts;
+  int64_t column_begin = 0, column_end = 0;
+
+  int64_t in() const { return column_end - column_begin; }
+  int64_t out() const {
+    int64_t rows = 0;
+    for (const WeightPart& part : parts) rows += part.row_end - part.row_begin;
+    return rows;
+  }
+};
+
+class PackedWeights {
+ public:
+  PackedWeights() = default;
+  PackedWeights(PackedWeights&&) noexcept = default;
+  PackedWeights& operator=(PackedWeights&&) noexcept = default;
+
+  // Packs the matrices of `plans`, or maps them from `cache_file` if that holds exactly these (same model file by path, size
+  // and time, same layout version, same sizes). An empty path: no file. A file that cannot be written is no error but a
+  // warning(). Errors: invalid_argument for values that are not finite, naming the tensor; resource_exhausted for memory.
+  static Result<PackedWeights> make(const std::vector<WeightPlan>& plans, Precision precision,
+                                    const std::filesystem::path& cache_file, const std::string& identity,
+                                    ThreadPool& pool, const std::function<void(double)>& progress);
+
+  const std::vector<LinearWeight>& linear() const { return linear_; }
+  // Adds a matrix whose bytes somebody else owns; returns its index.
+  int32_t add(const LinearWeight& weight) {
+    linear_.push_back(weight);
+    return static_cast<int32_t>(linear_.size()) - 1;
+  }
+  size_t bytes() const { return bytes_; }
+  bool from_cache() const { return from_cache_; }
+  const std::string& warning() const { return warning_; }
+
+ private:
+  std::vector<LinearWeight> linear_;
+  std::shared_ptr<const void> memory_;
+  size_t bytes_ = 0;
+  bool from_cache_ = false;
+  std::string warning_;
+};
+
+// Names one model file and one way of packing it: goes into the cache file's name and header.
+std::string packed_identity(const ModelFile& file, Precision precision, int32_t shard_index, int32_t shard_count);
+
+}  // namespace onset
