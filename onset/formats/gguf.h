@@ -40,7 +40,7 @@ class GgufMetadata {
   void set_text(std::string_view key, std::string_view value);
   void set_i32s(std::string_view key, std::span<const int32_t> values);
   void set_f32s(std::string_view key, std::span<const float> values);
-  void set_booleans(std::string_view key, std::span<const bool> values);
+  void set_booleans(std::string_view key, const std::vector<bool>& values);
   void set_texts(std::string_view key, std::span<const std::string> values);
   // Copies an entry as it is, for example out of another file.
   void set(const MetadataEntry& entry);
