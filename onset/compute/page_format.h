@@ -2,7 +2,18 @@
 //
 // A page holds page_tokens slots of `heads` KV heads: for each head its keys, then its values, in the order the
 // attention kernel reads them. The bytes of one slot depend only on that slot's key and value (scales are per slot and head), so
-// pages fill in any order and in chunks of any size with equal results.
+// pages fill in any order and in chunks of any size with equal results. Bytes of slots that were never written may be anything.
+//
+// A "word" is what one multiply-add instruction takes from a lane: 4 int8, 2 bf16, 1 f16 or 1 f32 (word_values()). With
+// `padded` = head_size rounded up to a multiple of 4, one head lies like this, every part beginning at a multiple of 64 bytes:
+//   keys           [padded / word][slot][word]     word of values d, d+1, ... of every slot side by side
+//   values         [slot / word][padded][word]     word of slots s, s+1, ... of every d side by side
+//   key scales     [slot] float32                  int8 only
+//   value scales   [slot] float32 log2 of the scale, then [slot] float32 one over the scale   int8 only
+//
+// int8: keys and values are multiplied by a blockwise Hadamard matrix (hadamard_block(); orthogonal, so q.k stays if the query is
+// rotated too, and the output is rotated back), which spreads outliers, then divided by scale = largest magnitude / 127 and
+// rounded. Keys are stored as unsigned bytes, 128 added; values as signed bytes.
 #pragma once
 
 #include <cstddef>
@@ -23,5 +34,24 @@ void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page,
 
 // The stored key and value of a slot, as float32 in the layout write_slot takes (quantisation undone).
 void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value);
+
+// Where the parts of one head lie, in bytes from the head's beginning.
+struct HeadLayout {
+  int word = 1;    // values in a word
+  int padded = 0;  // head_size rounded up to a multiple of 4
+  size_t keys = 0, values = 0, key_scales = 0, value_log2 = 0, value_inverse = 0;
+  size_t bytes = 0;  // of the whole head
+};
+HeadLayout head_layout(KvType type, int head_size);
+
+// Whether pages of this type hold rotated keys and values.
+constexpr bool rotates_keys(KvType type) { return type == KvType::int8; }
+constexpr bool rotates_values(KvType type) { return type == KvType::int8; }
+
+// The largest power of two that divides head_size: the order of the Hadamard blocks.
+constexpr int hadamard_block(int head_size) { return head_size & -head_size; }
+
+// Multiplies `head_size` numbers by the blockwise Hadamard matrix (its own inverse), in place.
+void rotate_head(float* values, int head_size);
 
 }  // namespace onset

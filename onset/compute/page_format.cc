@@ -1,0 +1,198 @@
+#include "onset/compute/page_format.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "onset/tensor/dtype.h"
+
+namespace onset {
+namespace {
+
+constexpr size_t round_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
+
+size_t value_bytes(KvType type) {
+  switch (type) {
+    case KvType::f32: return 4;
+    case KvType::f16: return 2;
+    case KvType::bf16: return 2;
+    case KvType::int8: return 1;
+  }
+  return 4;
+}
+
+int word_values(KvType type) {
+  switch (type) {
+    case KvType::f32: return 1;
+    case KvType::f16: return 1;
+    case KvType::bf16: return 2;
+    case KvType::int8: return 4;
+  }
+  return 1;
+}
+
+// Index (in values) of d of a slot among the keys, and among the values.
+size_t key_index(const HeadLayout& layout, int slot, int d) {
+  return (static_cast<size_t>(d / layout.word) * page_tokens + static_cast<size_t>(slot)) *
+             static_cast<size_t>(layout.word) +
+         static_cast<size_t>(d % layout.word);
+}
+size_t value_index(const HeadLayout& layout, int slot, int d) {
+  return (static_cast<size_t>(slot / layout.word) * static_cast<size_t>(layout.padded) + static_cast<size_t>(d)) *
+             static_cast<size_t>(layout.word) +
+         static_cast<size_t>(slot % layout.word);
+}
+
+void store(KvType type, std::byte* part, size_t index, float value) {
+  switch (type) {
+    case KvType::f32: std::memcpy(part + index * 4, &value, 4); break;
+    case KvType::f16: {
+      const uint16_t half = f32_to_f16(value);
+      std::memcpy(part + index * 2, &half, 2);
+      break;
+    }
+    case KvType::bf16: {
+      const uint16_t half = f32_to_bf16(value);
+      std::memcpy(part + index * 2, &half, 2);
+      break;
+    }
+    case KvType::int8: break;
+  }
+}
+
+float load(KvType type, const std::byte* part, size_t index) {
+  float value = 0;
+  uint16_t half = 0;
+  switch (type) {
+    case KvType::f32: std::memcpy(&value, part + index * 4, 4); return value;
+    case KvType::f16: std::memcpy(&half, part + index * 2, 2); return f16_to_f32(half);
+    case KvType::bf16: std::memcpy(&half, part + index * 2, 2); return bf16_to_f32(half);
+    case KvType::int8: break;
+  }
+  return value;
+}
+
+float largest_magnitude(const float* values, int count) {
+  float largest = 0;
+  for (int i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
+  return largest;
+}
+
+// A head of zeros gets a scale so small that it never decides a tile's largest weight.
+constexpr float smallest_scale = 0x1p-40f;
+
+void write_int8(const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
+                const float* value) {
+  float rotated[1024];
+  std::vector<float> large;
+  float* numbers = rotated;
+  if (head_size > 1024) {
+    large.resize(static_cast<size_t>(head_size));
+    numbers = large.data();
+  }
+  for (const bool is_key : {true, false}) {
+    std::memcpy(numbers, is_key ? key : value, sizeof(float) * static_cast<size_t>(head_size));
+    if (is_key ? rotates_keys(KvType::int8) : rotates_values(KvType::int8)) rotate_head(numbers, head_size);
+    const float scale = std::max(largest_magnitude(numbers, head_size) / 127.0f, smallest_scale);
+    const float inverse = 1.0f / scale;
+    std::byte* part = head + (is_key ? layout.keys : layout.values);
+    for (int d = 0; d < layout.padded; ++d) {
+      const int rounded = d < head_size ? static_cast<int>(std::nearbyint(numbers[d] * inverse)) : 0;
+      if (is_key) {
+        part[key_index(layout, slot, d)] = static_cast<std::byte>(rounded + 128);
+      } else {
+        part[value_index(layout, slot, d)] = static_cast<std::byte>(static_cast<int8_t>(rounded));
+      }
+    }
+    const size_t at = static_cast<size_t>(slot) * sizeof(float);
+    if (is_key) {
+      std::memcpy(head + layout.key_scales + at, &scale, sizeof scale);
+    } else {
+      const float log2_scale = std::log2(scale);
+      std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
+      std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
+    }
+  }
+}
+
+void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
+  float key_scale = 0, value_inverse = 0;
+  const size_t at = static_cast<size_t>(slot) * sizeof(float);
+  std::memcpy(&key_scale, head + layout.key_scales + at, sizeof key_scale);
+  std::memcpy(&value_inverse, head + layout.value_inverse + at, sizeof value_inverse);
+  for (int d = 0; d < head_size; ++d) {
+    key[d] = key_scale * static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
+    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) / value_inverse;
+  }
+  if (rotates_keys(KvType::int8)) rotate_head(key, head_size);
+  if (rotates_values(KvType::int8)) rotate_head(value, head_size);
+}
+
+}  // namespace
+
+HeadLayout head_layout(KvType type, int head_size) {
+  HeadLayout layout;
+  layout.word = word_values(type);
+  layout.padded = static_cast<int>(round_up(static_cast<size_t>(head_size), 4));
+  const size_t part = round_up(static_cast<size_t>(layout.padded) * page_tokens * value_bytes(type), 64);
+  layout.values = part;
+  layout.bytes = 2 * part;
+  if (type == KvType::int8) {
+    const size_t scales = page_tokens * sizeof(float);
+    layout.key_scales = layout.bytes;
+    layout.value_log2 = layout.key_scales + scales;
+    layout.value_inverse = layout.value_log2 + scales;
+    layout.bytes = layout.value_inverse + scales;
+  }
+  return layout;
+}
+
+size_t page_bytes(KvType type, int heads, int head_size) {
+  return static_cast<size_t>(heads) * head_layout(type, head_size).bytes;
+}
+
+void rotate_head(float* values, int head_size) {
+  const int block = hadamard_block(head_size);
+  for (int half = 1; half < block; half *= 2) {
+    for (int begin = 0; begin < head_size; begin += 2 * half) {
+      for (int i = begin; i < begin + half; ++i) {
+        const float a = values[i], b = values[i + half];
+        values[i] = a + b;
+        values[i + half] = a - b;
+      }
+    }
+  }
+  const float norm = 1.0f / std::sqrt(static_cast<float>(block));
+  for (int i = 0; i < head_size; ++i) values[i] *= norm;
+}
+
+void write_slot(Isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key,
+                const float* value) {
+  const HeadLayout layout = head_layout(type, head_size);
+  for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
+    if (type == KvType::int8) {
+      write_int8(layout, head_size, page, slot, key, value);
+      continue;
+    }
+    for (int d = 0; d < layout.padded; ++d) {
+      store(type, page + layout.keys, key_index(layout, slot, d), d < head_size ? key[d] : 0.0f);
+      store(type, page + layout.values, value_index(layout, slot, d), d < head_size ? value[d] : 0.0f);
+    }
+  }
+}
+
+void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value) {
+  const HeadLayout layout = head_layout(type, head_size);
+  for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
+    if (type == KvType::int8) {
+      read_int8(layout, head_size, page, slot, key, value);
+      continue;
+    }
+    for (int d = 0; d < head_size; ++d) {
+      key[d] = load(type, page + layout.keys, key_index(layout, slot, d));
+      value[d] = load(type, page + layout.values, value_index(layout, slot, d));
+    }
+  }
+}
+
+}  // namespace onset
