@@ -129,6 +129,9 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
     sum += static_cast<double>(centred[i]);
     square += static_cast<double>(centred[i]) * static_cast<double>(centred[i]);
   }
+  // Placements that are equally good up to rounding (all codes one higher, the offset one step lower) are told apart by
+  // their order: margins begin with 0, so the codes begin at 0.
+  const double noise = 3e-7 * square;
   Affine best{range / high, bottom};
   double best_error = std::numeric_limits<double>::infinity();
   const auto attempt = [&](float inverse, float shift) {
@@ -143,7 +146,7 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
     }
     const double error = square + scale * scale * s.qq + N * offset * offset - 2 * scale * s.xq - 2 * offset * sum +
                          2 * scale * offset * s.q;
-    if (!(error < best_error) || scale <= 0) return false;
+    if (!(error < best_error - noise) || scale <= 0) return false;
     best_error = error;
     best = {static_cast<float>(scale), static_cast<float>(offset)};
     return true;
@@ -167,8 +170,8 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
 constexpr std::array scale_margins_16 = {-1.0f, -0.6f, -0.3f, 0.0f, 0.3f, 0.6f, 1.0f, 1.5f, 2.0f};
 constexpr std::array scale_margins_32 = {-1.0f, -0.5f, 0.0f, 0.5f, 1.0f, 1.75f, 2.5f, 3.5f};
 constexpr std::array scale_margins_64 = {-1.0f, -0.5f, 0.0f, 0.5f, 1.0f, 2.0f};
-constexpr std::array affine_margins_16 = {-0.3f, 0.0f, 0.3f, 0.7f, 1.1f};
-constexpr std::array affine_margins_32 = {-0.4f, 0.0f, 0.4f, 0.9f, 1.5f};
+constexpr std::array affine_margins_16 = {0.0f, -1.0f, 0.3f, 0.7f, 1.1f};
+constexpr std::array affine_margins_32 = {0.0f, -1.0f, 0.4f, 0.9f, 1.5f};
 
 // --- blocks of 32 -----------------------------------------------------------------------------------------------------
 
