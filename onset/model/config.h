@@ -9,16 +9,14 @@
 #include <vector>
 
 #include "onset/base/status.h"
+#include "onset/compute/elementwise.h"
 #include "onset/formats/model_file.h"
 
 namespace onset {
 
-enum class Activation : uint8_t { silu, gelu_tanh };
-
 // The feed-forward part of a layer.
 enum class FeedForwardKind : uint8_t {
   gated,  // down(activation(gate(x)) * up(x))
-  plain,  // down(activation(up(x)))
   none,   // an attention-only layer
 };
 

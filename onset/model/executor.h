@@ -63,6 +63,7 @@ class CpuExecutor : public Executor {
 
  private:
   struct Workspace;
+  friend class LayerRun;
   ThreadPool* pool_;
   std::unique_ptr<Workspace> workspace_;
   ReduceHook reduce_;

@@ -20,7 +20,7 @@ enum class Buffer : uint8_t {
   projected,  // [(query_heads + 2 * kv_heads) * head_size]: queries, keys, values
   attended,   // [query_heads * head_size]
   branch,     // [hidden], a part's output before it joins the residual stream
-  expanded,   // [up to 2 * feed_forward]: gate and up, or up alone
+  expanded,   // [2 * feed_forward]: gate, then up
   activated,  // [feed_forward]
 };
 inline constexpr int buffer_count = 7;
@@ -57,10 +57,9 @@ struct StoreOperation {};
 // `attended` = what each query's plan gives. The only operation in which rows meet.
 struct AttendOperation {};
 
-// activated = activation(gate) * up, or activation(up) if not gated.
+// activated = activation(gate) * up
 struct ActivateOperation {
   Activation activation = Activation::silu;
-  bool gated = true;
 };
 
 // output += input

@@ -1,0 +1,460 @@
+#include "onset/model/executor.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+
+#include "onset/compute/attention.h"
+#include "onset/compute/elementwise.h"
+#include "onset/compute/page_format.h"
+#include "onset/model/rotary.h"
+
+namespace onset {
+namespace {
+
+// Rows of a block that one worker takes through a run of row-wise operations: its activations stay in the second-level
+// cache (a block of 96 rows of SmolLM2 is 0.6 MB at the widest) and every weight that is read serves all of them.
+constexpr int32_t block_rows = 96;
+// Up to this many rows for each worker, workers share the rows and split the columns instead, so that each weight is
+// read once.
+constexpr int32_t column_rows_per_worker = 24;
+// Up to this many rows each worker prepares all inputs for itself, which costs less than waiting for the others.
+constexpr int32_t own_input_rows = 4;
+// Outputs a worker computes at a time when there are many.
+constexpr int32_t output_block_rows = 12;
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+int64_t buffer_width(const Model& model, Buffer buffer) {
+  const ModelConfig& config = model.config();
+  const int64_t shards = config.query_heads / model.query_heads();
+  switch (buffer) {
+    case Buffer::projected: return int64_t{config.head_size} * (model.query_heads() + 2 * model.kv_heads());
+    case Buffer::attended: return int64_t{config.head_size} * model.query_heads();
+    case Buffer::expanded: return 2 * config.feed_forward / shards;
+    case Buffer::activated: return config.feed_forward / shards;
+    default: return config.hidden;
+  }
+}
+
+// Buffers that rows of different blocks or workers share; the others hold only the block at hand.
+bool is_shared(Buffer buffer) {
+  return buffer == Buffer::residual || buffer == Buffer::projected || buffer == Buffer::attended || buffer == Buffer::branch;
+}
+
+template <typename... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+
+bool ends_region(const Operation& operation) {
+  const auto* linear = std::get_if<LinearOperation>(&operation.kind);
+  return std::holds_alternative<AttendOperation>(operation.kind) || (linear != nullptr && linear->reduce);
+}
+
+}  // namespace
+
+// Memory that lasts from layer to layer.
+struct CpuExecutor::Workspace {
+  struct Rope {
+    std::vector<float> frequencies;
+    AlignedVector<float> table;     // of the positions below
+    std::vector<int32_t> positions;
+  };
+  std::array<AlignedVector<float>, buffer_count> shared;              // [rows, width]
+  std::vector<std::array<AlignedVector<float>, buffer_count>> own;    // for each worker, [block rows, width]
+  AlignedVector<std::byte> shared_input;                              // a linear layer's prepared input
+  std::vector<AlignedVector<std::byte>> own_input;
+  std::vector<AlignedVector<std::byte>> attention_scratch;
+  std::vector<Rope> ropes;
+  const Model* model = nullptr;                                       // whose frequencies these are
+  std::vector<AlignedVector<float>> logits;                           // for each worker
+  AlignedVector<float> shared_logits;
+};
+
+namespace {
+
+template <typename T>
+T* at_least(AlignedVector<T>& vector, size_t size) {
+  if (vector.size() < size) vector.resize(size);
+  return vector.data();
+}
+
+}  // namespace
+
+// One layer of one step: knows where every buffer is and how to apply an operation to a range of rows.
+class LayerRun {
+ public:
+  using Workspace = CpuExecutor::Workspace;
+
+  LayerRun(ThreadPool& pool, Workspace& workspace, const LayerCall& call, bool full_buffers)
+      : pool_(pool), workspace_(workspace), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
+    by_columns_ = call.rows <= column_rows_per_worker * pool.threads();
+    if (by_columns_) full_ = true;
+    for (int i = 0; i < buffer_count; ++i) {
+      const auto buffer = static_cast<Buffer>(i);
+      if (buffer == Buffer::residual) continue;
+      const auto width = static_cast<size_t>(buffer_width(model_, buffer));
+      if (full_ || is_shared(buffer)) at_least(workspace_.shared[i], call.rows * width);
+      if (is_shared(buffer)) continue;
+      const auto rows = static_cast<size_t>(by_columns_ ? std::min(call.rows, own_input_rows) : block_rows);
+      for (auto& own : workspace_.own) at_least(own[i], rows * width);
+    }
+    for (const RopeConfig& rope : model_.config().ropes) {
+      Workspace::Rope& here = workspace_.ropes[&rope - model_.config().ropes.data()];
+      if (std::equal(here.positions.begin(), here.positions.end(), call.positions, call.positions + call.rows)) continue;
+      here.positions.assign(call.positions, call.positions + call.rows);
+      rotary_table(rope, here.frequencies, here.positions, at_least(here.table, size_t(call.rows) * rope.dimensions));
+    }
+  }
+
+  // Runs consecutive row-wise operations.
+  void run(std::span<const Operation> operations) {
+    if (operations.empty()) return;
+    if (by_columns_) {
+      run_by_columns(operations);
+    } else {
+      run_by_rows(operations);
+    }
+  }
+
+  Status attend() {
+    std::vector<AttentionCall> calls;
+    const CacheLayout& layout = call_.sequences.front().sequence->cache->layout();
+    const int64_t group_width = int64_t{model_.config().head_size} * model_.query_heads() / layout.head_groups;
+    for (const LayerRows& part : call_.sequences) {
+      for (int group = 0; group < layout.head_groups; ++group) {
+        const AttendContext context = attend_context(part, group, group_width);
+        const AttentionPlan& plan = part.attend->plan(context);
+        const KeyValueView keys = part.sequence->cache->view(call_.layer, group);
+        if (std::string wrong = check_plan(plan, part.row_end - part.row_begin, keys.length, context.query_heads); !wrong.empty()) {
+          return error(Code::invalid_argument, "attention plan of layer {}: {}", call_.layer, wrong);
+        }
+        calls.push_back({.plan = &plan,
+                         .keys = keys,
+                         .rows = part.row_end - part.row_begin,
+                         .query_heads = context.query_heads,
+                         .positions = call_.positions + part.row_begin,
+                         .queries = context.queries,
+                         .query_stride = context.query_stride,
+                         .output = shared(Buffer::attended, part.row_begin).data + group * group_width,
+                         .output_stride = buffer_width(model_, Buffer::attended)});
+        // A policy may hand out the same object for its next group: keep what this call needs.
+        if (layout.head_groups > 1) {
+          kept_plans_.push_back(std::make_unique<AttentionPlan>(plan));
+          calls.back().plan = kept_plans_.back().get();
+        }
+      }
+    }
+    AttentionTasks tasks = attention_tasks(calls, pool_.threads());
+    const size_t scratch = attention_scratch_bytes(calls);
+    for (auto& memory : workspace_.attention_scratch) at_least(memory, scratch);
+    pool_.for_each(static_cast<int64_t>(tasks.tasks.size()), [&](int64_t task, int worker) {
+      run_attention(isa_, calls, tasks, static_cast<size_t>(task), workspace_.attention_scratch[worker].data());
+    });
+    finish_attention(calls, tasks);
+    return {};
+  }
+
+  Status reduce(const LinearOperation& operation, const ReduceHook& hook) {
+    return hook(shared(operation.output, 0).data, call_.rows, buffer_width(model_, operation.output));
+  }
+
+ private:
+  AttendContext attend_context(const LayerRows& part, int group, int64_t group_width) {
+    const Rows queries = shared(Buffer::projected, part.row_begin);
+    return {.layer = call_.layer,
+            .group = group,
+            .query_heads = static_cast<int>(group_width / model_.config().head_size),
+            .scale = model_.config().softmax_scale,
+            .window = model_.layers()[call_.layer].window,
+            .positions = {call_.positions + part.row_begin, static_cast<size_t>(part.row_end - part.row_begin)},
+            .cache = part.sequence->cache,
+            .queries = queries.data + group * group_width,
+            .query_stride = queries.stride};
+  }
+
+  Rows shared(Buffer buffer, int32_t row) {
+    const int64_t width = buffer_width(model_, buffer);
+    float* data = buffer == Buffer::residual ? call_.residual : workspace_.shared[static_cast<int>(buffer)].data();
+    return {data + row * width, width};
+  }
+
+  // Rows row.. of a buffer, for a worker whose block begins there.
+  Rows rows_of(Buffer buffer, int32_t row, int worker, bool own) {
+    if (!own || is_shared(buffer)) return shared(buffer, row);
+    return {workspace_.own[worker][static_cast<int>(buffer)].data(), buffer_width(model_, buffer)};
+  }
+
+  // --- many rows: each worker takes blocks of rows through all the operations ---------------------------------------
+
+  void run_by_rows(std::span<const Operation> operations) {
+    // Blocks of equal size, as many as keep all workers busy to the end.
+    const int32_t workers = pool_.threads();
+    const int32_t rounds = (call_.rows + block_rows * workers - 1) / (block_rows * workers);
+    const int32_t blocks = rounds * workers;
+    const int32_t size = std::min(block_rows, ((call_.rows + blocks - 1) / blocks + 5) / 6 * 6);
+    const int32_t count = (call_.rows + size - 1) / size;
+    pool_.for_each(count, [&](int64_t block, int worker) {
+      const auto begin = static_cast<int32_t>(block) * size;
+      const int32_t rows = std::min(size, call_.rows - begin);
+      for (const Operation& operation : operations) {
+        if (const auto* linear = std::get_if<LinearOperation>(&operation.kind)) {
+          const LinearWeight& weight = model_.weights()[linear->weight];
+          std::byte* input = at_least(workspace_.own_input[worker], linear_input_bytes(weight, rows));
+          prepare(*linear, begin, rows, worker, !full_, input);
+          multiply(*linear, begin, rows, worker, !full_, input, 0, weight.out);
+        } else {
+          apply(operation, begin, rows, worker, !full_);
+        }
+      }
+    });
+  }
+
+  // --- few rows: workers split the columns of every linear layer ----------------------------------------------------
+
+  void run_by_columns(std::span<const Operation> operations) {
+    const bool own = call_.rows <= own_input_rows;
+    for (size_t i = 0; i < operations.size(); ++i) {
+      // Steps that lead to a linear layer's input are done by every worker for itself when that is cheap.
+      size_t linear_at = i;
+      while (own && linear_at < operations.size() && feeds_next(operations, linear_at)) ++linear_at;
+      const auto* linear = linear_at < operations.size() ? std::get_if<LinearOperation>(&operations[linear_at].kind) : nullptr;
+      if (linear == nullptr) {
+        split_rows([&](int32_t begin, int32_t rows, int worker) { apply(operations[i], begin, rows, worker, false); });
+        continue;
+      }
+      const LinearWeight& weight = model_.weights()[linear->weight];
+      const size_t input_bytes = linear_input_bytes(weight, call_.rows);
+      if (!own) {
+        at_least(workspace_.shared_input, input_bytes);
+        prepare_shared(*linear, weight);
+      }
+      pool_.run([&](int worker) {
+        std::byte* input = workspace_.shared_input.data();
+        if (own) {
+          for (size_t j = i; j < linear_at; ++j) apply(operations[j], 0, call_.rows, worker, true);
+          input = at_least(workspace_.own_input[worker], input_bytes);
+          prepare(*linear, 0, call_.rows, worker, true, input);
+        }
+        const auto [begin, end] = column_share(weight.out, worker);
+        if (begin < end) multiply(*linear, 0, call_.rows, worker, false, input, begin, end);
+      });
+      i = linear_at;
+    }
+  }
+
+  // Whether the operation writes a buffer of the worker's own, so that it can be repeated by every worker.
+  static bool feeds_next(std::span<const Operation> operations, size_t at) {
+    const OperationKind& kind = operations[at].kind;
+    if (const auto* norm = std::get_if<NormOperation>(&kind)) return !is_shared(norm->output);
+    return std::holds_alternative<ActivateOperation>(kind);
+  }
+
+  void split_rows(const auto& body) {
+    if (call_.rows == 1 || pool_.threads() == 1) return body(0, call_.rows, 0);
+    const int32_t share = (call_.rows + pool_.threads() - 1) / pool_.threads();
+    pool_.run([&](int worker) {
+      const int32_t begin = std::min(call_.rows, share * worker);
+      const int32_t end = std::min(call_.rows, begin + share);
+      if (begin < end) body(begin, end - begin, worker);
+    });
+  }
+
+  // All rows' input, prepared once: the rows of one call lie together whatever their number, so one worker does it.
+  void prepare_shared(const LinearOperation& linear, const LinearWeight& weight) {
+    const Rows rows = shared(linear.input, 0);
+    prepare_linear_input(isa_, weight, rows.data, rows.stride, call_.rows, workspace_.shared_input.data());
+  }
+
+  std::pair<int64_t, int64_t> column_share(int64_t columns, int worker) const {
+    const int64_t steps = (columns + linear_column_step - 1) / linear_column_step;
+    const int64_t begin = steps * worker / pool_.threads(), end = steps * (worker + 1) / pool_.threads();
+    return {begin * linear_column_step, std::min(columns, end * linear_column_step)};
+  }
+
+  // --- one operation on one range of rows -----------------------------------------------------------------------------
+
+  void prepare(const LinearOperation& linear, int32_t begin, int32_t rows, int worker, bool own, std::byte* input) {
+    const Rows from = rows_of(linear.input, begin, worker, own);
+    prepare_linear_input(isa_, model_.weights()[linear.weight], from.data, from.stride, rows, input);
+  }
+
+  void multiply(const LinearOperation& linear, int32_t begin, int32_t rows, int worker, bool own, const std::byte* input,
+                int64_t column_begin, int64_t column_end) {
+    const Rows to = rows_of(linear.output, begin, worker, own);
+    multiply_linear(isa_, model_.weights()[linear.weight], input, rows, column_begin, column_end,
+                    {.data = to.data, .stride = to.stride, .bias = linear.bias, .accumulate = linear.accumulate});
+  }
+
+  void apply(const Operation& operation, int32_t begin, int32_t rows, int worker, bool own) {
+    const ModelConfig& config = model_.config();
+    const auto of = [&](Buffer buffer) { return rows_of(buffer, begin, worker, own); };
+    std::visit(
+        Overloaded{
+            [&](const NormOperation& norm) {
+              rms_norm(isa_, of(norm.input), rows, buffer_width(model_, norm.input), norm.gain, config.norm_epsilon, of(norm.output));
+            },
+            [&](const HeadNormOperation& norm) {
+              Rows heads = of(Buffer::projected);
+              rms_norm_heads(isa_, heads, rows, model_.query_heads(), config.head_size, norm.query_gain, config.norm_epsilon);
+              heads.data += int64_t{model_.query_heads()} * config.head_size;
+              rms_norm_heads(isa_, heads, rows, model_.kv_heads(), config.head_size, norm.key_gain, config.norm_epsilon);
+            },
+            [&](const RotaryOperation& rotary) {
+              const RopeConfig& rope = config.ropes[rotary.rope];
+              apply_rotary(isa_, rope.interleaved ? RotaryPairs::neighbours : RotaryPairs::halves, of(Buffer::projected), rows,
+                           model_.query_heads() + model_.kv_heads(), config.head_size, rope.dimensions,
+                           workspace_.ropes[rotary.rope].table.data() + int64_t{begin} * rope.dimensions, nullptr);
+            },
+            [&](const StoreOperation&) { store(begin, rows); },
+            [&](const ActivateOperation& activate) {
+              gated_activation(isa_, activate.activation, of(Buffer::expanded), rows, buffer_width(model_, Buffer::activated),
+                               of(Buffer::activated));
+            },
+            [&](const AddOperation& sum) { add(isa_, of(sum.output), of(sum.input), rows, buffer_width(model_, sum.input)); },
+            [&](const LinearOperation& linear) {
+              const LinearWeight& weight = model_.weights()[linear.weight];
+              std::byte* input = at_least(workspace_.own_input[worker], linear_input_bytes(weight, rows));
+              prepare(linear, begin, rows, worker, own, input);
+              multiply(linear, begin, rows, worker, own, input, 0, weight.out);
+            },
+            [](const AttendOperation&) {},
+        },
+        operation.kind);
+  }
+
+  void store(int32_t begin, int32_t rows) {
+    const int64_t head_size = model_.config().head_size;
+    for (const LayerRows& part : call_.sequences) {
+      SequenceCache& cache = *part.sequence->cache;
+      const CacheLayout& layout = cache.layout();
+      const int64_t group_width = head_size * layout.heads_per_group;
+      for (int32_t row = std::max(begin, part.row_begin); row < std::min(begin + rows, part.row_end); ++row) {
+        const int32_t slot = part.first_slot + row - part.row_begin;
+        const float* key = shared(Buffer::projected, row).data + head_size * model_.query_heads();
+        const float* value = key + head_size * model_.kv_heads();
+        for (int group = 0; group < layout.head_groups; ++group) {
+          write_slot(isa_, layout.type, layout.heads_per_group, layout.head_size, cache.page_for_write(call_.layer, group, slot),
+                     slot % page_tokens, key + group * group_width, value + group * group_width);
+        }
+      }
+    }
+  }
+
+  ThreadPool& pool_;
+  Workspace& workspace_;
+  const LayerCall& call_;
+  const Model& model_;
+  const Isa isa_;
+  bool full_;         // every buffer holds all rows, not just a worker's block
+  bool by_columns_;
+  std::vector<std::unique_ptr<AttentionPlan>> kept_plans_;
+};
+
+CpuExecutor::CpuExecutor(ThreadPool& pool) : pool_(&pool), workspace_(std::make_unique<Workspace>()) {
+  workspace_->own.resize(pool.threads());
+  workspace_->own_input.resize(pool.threads());
+  workspace_->attention_scratch.resize(pool.threads());
+  workspace_->logits.resize(pool.threads());
+}
+
+CpuExecutor::~CpuExecutor() = default;
+
+Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
+  if (workspace_->model != call.model) {
+    workspace_->model = call.model;
+    workspace_->ropes.clear();
+    for (const RopeConfig& rope : call.model->config().ropes) {
+      workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
+    }
+  }
+  LayerRun run(*pool_, *workspace_, call, static_cast<bool>(time_));
+  const std::span<const Operation> operations(layer.operations);
+  const auto timed = [&](const Operation& operation, const auto& body) {
+    if (!time_) return body();
+    const double begin = now();
+    body();
+    time_(operation.name, call.layer, begin, now());
+  };
+  size_t begin = 0;
+  for (size_t at = 0; at < operations.size(); ++at) {
+    const bool last = at + 1 == operations.size();
+    const bool attends = std::holds_alternative<AttendOperation>(operations[at].kind);
+    if (!time_ && !last && !ends_region(operations[at])) continue;
+    Status status;
+    timed(operations[at], [&] {
+      run.run(operations.subspan(begin, at - begin + (attends ? 0 : 1)));
+      if (attends) status = run.attend();
+    });
+    ONSET_TRY(status);
+    if (const auto* linear = std::get_if<LinearOperation>(&operations[at].kind); linear != nullptr && linear->reduce) {
+      if (!reduce_) return error(Code::invalid_argument, "{}: a sharded model needs a reduce hook", operations[at].name);
+      ONSET_TRY(run.reduce(*linear, reduce_));
+    }
+    begin = at + 1;
+  }
+  return {};
+}
+
+void CpuExecutor::run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
+                              OutputSink& sink) {
+  const double begin = now();
+  const int64_t width = model.config().hidden;
+  const Isa isa = model.isa();
+  const auto count = static_cast<int32_t>(outputs.size());
+  std::vector<int32_t> order(count);
+  for (int32_t i = 0; i < count; ++i) order[i] = i;
+  // Outputs of one kind and head lie together; hidden rows first.
+  const auto kind_of = [&](int32_t i) { return outputs[i].kind == OutputKind::hidden ? -1 : outputs[i].head; };
+  std::sort(order.begin(), order.end(),
+            [&](int32_t a, int32_t b) { return std::pair(kind_of(a), a) < std::pair(kind_of(b), b); });
+  AlignedVector<float> normed(static_cast<size_t>(count) * width);
+  pool_->for_each(count, [&](int64_t i, int) {
+    rms_norm(isa, {hidden[order[i]], width}, 1, width, model.output_norm(), model.config().norm_epsilon, {normed.data() + i * width, width});
+    if (kind_of(order[i]) < 0) sink.output(order[i], {normed.data() + i * width, static_cast<size_t>(width)});
+  });
+  for (int32_t first = 0; first < count;) {
+    const int32_t head = kind_of(order[first]);
+    int32_t last = first;
+    while (last < count && kind_of(order[last]) == head) ++last;
+    if (head >= 0) {
+      const LinearWeight& weight = model.head(head);
+      const float* input = normed.data() + int64_t{first} * width;
+      if (last - first <= output_block_rows) {
+        // Few: all workers share the columns.
+        std::byte* prepared = at_least(workspace_->shared_input, linear_input_bytes(weight, last - first));
+        prepare_linear_input(isa, weight, input, width, last - first, prepared);
+        float* logits = at_least(workspace_->shared_logits, static_cast<size_t>(last - first) * weight.out);
+        const int64_t steps = (weight.out + linear_column_step - 1) / linear_column_step;
+        constexpr int64_t steps_at_once = 16;
+        pool_->for_each((steps + steps_at_once - 1) / steps_at_once, [&](int64_t part, int) {
+          const int64_t column = part * steps_at_once * linear_column_step;
+          multiply_linear(isa, weight, prepared, last - first, column,
+                          std::min(weight.out, column + steps_at_once * linear_column_step), {.data = logits, .stride = weight.out});
+        });
+        for (int32_t i = first; i < last; ++i) {
+          sink.output(order[i], {logits + int64_t{i - first} * weight.out, static_cast<size_t>(weight.out)});
+        }
+      } else {
+        const int32_t blocks = (last - first + output_block_rows - 1) / output_block_rows;
+        pool_->for_each(blocks, [&](int64_t block, int worker) {
+          const auto at = static_cast<int32_t>(block) * output_block_rows;
+          const int32_t rows = std::min(output_block_rows, last - first - at);
+          std::byte* prepared = at_least(workspace_->own_input[worker], linear_input_bytes(weight, rows));
+          prepare_linear_input(isa, weight, input + at * width, width, rows, prepared);
+          float* logits = at_least(workspace_->logits[worker], static_cast<size_t>(rows) * weight.out);
+          multiply_linear(isa, weight, prepared, rows, 0, weight.out, {.data = logits, .stride = weight.out});
+          for (int32_t i = 0; i < rows; ++i) {
+            sink.output(order[first + at + i], {logits + i * weight.out, static_cast<size_t>(weight.out)});
+          }
+        });
+      }
+    }
+    first = last;
+  }
+  if (time_) time_("outputs", model.config().layers, begin, now());
+}
+
+}  // namespace onset
