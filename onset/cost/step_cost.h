@@ -16,7 +16,7 @@ struct StepShape {
 class StepCost {
  public:
   virtual ~StepCost() = default;
-  // Predicted seconds.
+  // Predicted seconds; more of anything never costs less.
   virtual double seconds(const StepShape& shape) const = 0;
 };
 
@@ -24,15 +24,14 @@ class StepCost {
 class LinearStepCost : public StepCost {
  public:
   struct Weights {
-    double per_step = 0, per_prefill_row_layer = 0, per_decode_row_layer = 0, per_attended_slot = 0, per_output_row = 0;
+    double per_step = 0;
+    double per_prefill_row_layer = 0;
+    double per_decode_row_layer = 0;
+    double per_attended_slot = 0;
+    double per_output_row = 0;
   };
   explicit LinearStepCost(const Weights& weights) : weights_(weights) {}
-  double seconds(const StepShape& shape) const override {
-    return weights_.per_step + weights_.per_prefill_row_layer * static_cast<double>(shape.prefill_row_layers) +
-           weights_.per_decode_row_layer * static_cast<double>(shape.decode_row_layers) +
-           weights_.per_attended_slot * static_cast<double>(shape.attended_slots) +
-           weights_.per_output_row * static_cast<double>(shape.output_rows);
-  }
+  double seconds(const StepShape& shape) const override;
 
  private:
   Weights weights_;

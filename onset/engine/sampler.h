@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <random>
 #include <span>
 #include <utility>
 #include <vector>
@@ -12,14 +11,14 @@
 namespace onset {
 
 struct SamplingOptions {
-  float temperature = 0.0f;  // 0: greedy (the largest logit, the lowest id among equals)
-  int32_t top_k = 0;         // 0: off
-  float top_p = 1.0f;
-  float min_p = 0.0f;
+  float temperature = 0.0f;         // 0: greedy (the largest logit, the lowest id among equals)
+  int32_t top_k = 0;                // only the k most likely tokens; 0: off
+  float top_p = 1.0f;               // only the most likely tokens that together have this probability; 1: off
+  float min_p = 0.0f;               // only tokens at least this likely relative to the most likely one; 0: off
   float repetition_penalty = 1.0f;  // CTRL (arXiv:1909.05858, section 4.1): logits of seen tokens divided (or multiplied, below 0)
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
-  std::vector<std::pair<int32_t, float>> logit_bias;
+  float presence_penalty = 0.0f;    // subtracted from the logits of tokens that were generated before
+  float frequency_penalty = 0.0f;   // the same, times how often
+  std::vector<std::pair<int32_t, float>> logit_bias = {};
   uint64_t seed = 0;
   int32_t top_logprobs = 0;  // how many alternatives to report with each token; 0..20
   bool logprobs = false;     // report each token's log-probability
@@ -29,8 +28,8 @@ struct SamplingOptions {
 Status check_sampling(const SamplingOptions& options, int32_t vocabulary);
 
 struct SampledToken {
-  int32_t token = 0;
-  float logprob = 0;                                    // natural logarithm, of the unmodified distribution
+  int32_t token = -1;                                   // -1: no logit is finite, nothing can be drawn
+  float logprob = 0;                                    // natural logarithm, of the unmodified distribution; if asked for
   std::vector<std::pair<int32_t, float>> alternatives;  // top_logprobs of them, most likely first
 };
 
@@ -38,12 +37,29 @@ struct SampledToken {
 // nothing. Order: penalties and bias, temperature, top-k, top-p, min-p.
 class Sampler {
  public:
+  // `prompt` counts as seen for the repetition penalty; ids below 0 (inputs that were vectors) are passed over.
   Sampler(const SamplingOptions& options, std::span<const int32_t> prompt);
   SampledToken sample(std::span<const float> logits);
 
+  // A token and how likely it is, up to a factor.
+  struct Candidate {
+    int32_t token;
+    float weight;
+  };
+
  private:
+  struct Seen {
+    int32_t token = 0;
+    int32_t generated = 0;  // how often it was generated
+  };
+  bool changes_logits() const;
+  void change_logits(std::span<float> logits) const;
+  int32_t draw(std::span<const float> logits);
+  const std::vector<Candidate>& filter(std::span<const float> weights, double total) const;
+  void remember(int32_t token, int32_t generated);
+
   SamplingOptions options_;
-  std::vector<std::pair<int32_t, int32_t>> counts_;  // tokens seen and how often among the generated ones, sorted by token
+  std::vector<Seen> seen_;  // sorted by token; kept only where a penalty needs it
   uint64_t draws_ = 0;
 };
 

@@ -1,0 +1,183 @@
+#include "onset/engine/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <random>
+
+#include "onset/engine/likelihood.h"
+
+namespace onset {
+namespace {
+
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+
+std::vector<float> random_logits(size_t size, uint32_t seed, float spread = 4.0f) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, spread);
+  std::vector<float> logits(size);
+  for (float& logit : logits) logit = normal(random);
+  return logits;
+}
+
+// How often each token comes in many draws.
+std::map<int32_t, double> frequencies(SamplingOptions options, std::span<const float> logits, int draws = 20000) {
+  std::map<int32_t, double> counts;
+  Sampler sampler(options, {});
+  for (int i = 0; i < draws; ++i) counts[sampler.sample(logits).token] += 1.0 / draws;
+  return counts;
+}
+
+TEST(Likelihood, LargestLogitIsTheFirstOfEquals) {
+  for (const size_t size : {1, 2, 15, 16, 17, 100, 1000}) {
+    std::vector<float> logits = random_logits(size, static_cast<uint32_t>(size));
+    const auto largest = std::max_element(logits.begin(), logits.end());
+    EXPECT_EQ(largest_logit(logits).index, largest - logits.begin());
+    logits.back() = *largest;
+    EXPECT_EQ(largest_logit(logits).index, std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
+  EXPECT_EQ(largest_logit(std::vector<float>{not_a_number, -infinity, not_a_number}).index, -1);
+  EXPECT_EQ(largest_logit(std::vector<float>{not_a_number, -3.0f}).index, 1);
+}
+
+TEST(Likelihood, LogSumExpAndRanksAreThoseOfTheDefinition) {
+  for (const size_t size : {1, 5, 16, 33, 300, 49152}) {
+    const std::vector<float> logits = random_logits(size, 7);
+    double sum = 0;
+    for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
+    EXPECT_NEAR(log_sum_exp(logits), std::log(sum), 3e-7) << size;
+    const int32_t token = static_cast<int32_t>(size / 2);
+    int32_t rank = 1;
+    for (size_t i = 0; i < size; ++i) rank += logits[i] > logits[token];
+    EXPECT_EQ(rank_of(logits, token), rank);
+  }
+  const std::vector<float> equal(5, 1.0f);
+  EXPECT_EQ(rank_of(equal, 3), 4);
+}
+
+TEST(Sampler, GreedyTakesTheLargestAndTheLowestIdAmongEquals) {
+  Sampler sampler({}, {});
+  EXPECT_EQ(sampler.sample(std::vector<float>{1, 5, 2, 5}).token, 1);
+  EXPECT_EQ(sampler.sample(std::vector<float>{not_a_number, not_a_number}).token, -1);
+  EXPECT_EQ(sampler.sample(std::vector<float>{0, infinity}).token, -1);
+}
+
+TEST(Sampler, DrawsFollowTheDistribution) {
+  const std::vector<float> logits = {0.0f, 1.0f, 2.0f, -1.0f};
+  for (const float temperature : {0.5f, 1.0f, 2.0f}) {
+    double total = 0;
+    for (const float logit : logits) total += std::exp(logit / temperature);
+    const auto counts = frequencies({.temperature = temperature, .seed = 3}, logits);
+    for (const auto& [token, share] : counts) {
+      const double p = std::exp(logits[token] / temperature) / total;
+      EXPECT_NEAR(share, p, 4 * std::sqrt(p * (1 - p) / 20000)) << token;
+    }
+  }
+}
+
+TEST(Sampler, DrawsDependOnSeedAndNumberAlone) {
+  const std::vector<float> logits = random_logits(1000, 5, 1.0f);
+  const SamplingOptions options{.temperature = 1.0f, .seed = 11};
+  Sampler a(options, {});
+  Sampler b(options, {});
+  std::vector<int32_t> first, second, other;
+  for (int i = 0; i < 20; ++i) first.push_back(a.sample(logits).token);
+  for (int i = 0; i < 20; ++i) second.push_back(b.sample(logits).token);
+  EXPECT_EQ(first, second);
+  Sampler c({.temperature = 1.0f, .seed = 12}, {});
+  for (int i = 0; i < 20; ++i) other.push_back(c.sample(logits).token);
+  EXPECT_NE(first, other);
+}
+
+TEST(Sampler, FiltersKeepTheMostLikelyTokens) {
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.25f), std::log(0.15f), std::log(0.07f), std::log(0.03f)};
+  const auto kept = [&](SamplingOptions options) {
+    options.temperature = 1.0f;
+    std::vector<int32_t> tokens;
+    for (const auto& [token, share] : frequencies(options, logits)) tokens.push_back(token);
+    return tokens;
+  };
+  using Tokens = std::vector<int32_t>;
+  EXPECT_EQ(kept({}), (Tokens{0, 1, 2, 3, 4}));
+  EXPECT_EQ(kept({.top_k = 2}), (Tokens{0, 1}));
+  EXPECT_EQ(kept({.top_p = 0.8f}), (Tokens{0, 1, 2}));
+  EXPECT_EQ(kept({.top_p = 0.01f}), (Tokens{0}));
+  EXPECT_EQ(kept({.min_p = 0.2f}), (Tokens{0, 1, 2}));
+  // Top-p works on what top-k leaves (0.5 of 0.75 is two thirds), min-p after both.
+  EXPECT_EQ(kept({.top_k = 2, .top_p = 0.6f}), (Tokens{0}));
+  EXPECT_EQ(kept({.top_p = 0.95f, .min_p = 0.4f}), (Tokens{0, 1}));
+  // Min-p does not change what top-p counts: 0.9 of everything takes the first three.
+  EXPECT_EQ(kept({.top_p = 0.8f, .min_p = 0.45f}), (Tokens{0, 1}));
+}
+
+TEST(Sampler, TopPSortsNoMoreThanItNeedsAndIsRight) {
+  const std::vector<float> logits = random_logits(5000, 9, 1.0f);
+  std::vector<std::pair<float, int32_t>> sorted;
+  for (int32_t i = 0; i < 5000; ++i) sorted.emplace_back(-logits[i], i);
+  std::sort(sorted.begin(), sorted.end());
+  const double total = std::exp(log_sum_exp(logits));
+  double sum = 0;
+  std::map<int32_t, bool> allowed;
+  for (const auto& [negative, token] : sorted) {
+    allowed[token] = true;
+    if ((sum += std::exp(-negative)) >= 0.7 * total) break;
+  }
+  const auto counts = frequencies({.temperature = 1.0f, .top_p = 0.7f}, logits, 3000);
+  for (const auto& [token, share] : counts) EXPECT_TRUE(allowed.count(token)) << token;
+  EXPECT_GT(counts.size(), 300u);
+}
+
+TEST(Sampler, PenaltiesAndBiasChangeLogits) {
+  const std::vector<float> logits = {2.0f, 1.9f, -1.0f};
+  const std::vector<int32_t> prompt = {-1, 0, 0};
+  EXPECT_EQ(Sampler({.repetition_penalty = 1.2f}, prompt).sample(logits).token, 1);
+  EXPECT_EQ(Sampler({.repetition_penalty = 1.2f}, {}).sample(logits).token, 0);
+  EXPECT_EQ(Sampler({.presence_penalty = 1.0f}, prompt).sample(logits).token, 0);  // the prompt was not generated
+  Sampler presence({.presence_penalty = 0.2f}, {});
+  EXPECT_EQ(presence.sample(logits).token, 0);
+  EXPECT_EQ(presence.sample(logits).token, 1);
+  EXPECT_EQ(presence.sample(logits).token, 0);
+  EXPECT_EQ(presence.sample(logits).token, 0);  // once or twice is the same
+  Sampler frequency({.frequency_penalty = 0.2f}, {});
+  EXPECT_EQ(frequency.sample(logits).token, 0);
+  EXPECT_EQ(frequency.sample(logits).token, 1);
+  EXPECT_EQ(frequency.sample(logits).token, 0);
+  EXPECT_EQ(frequency.sample(logits).token, 1);
+  EXPECT_EQ(Sampler({.logit_bias = {{2, 10.0f}}}, {}).sample(logits).token, 2);
+  const auto counts = frequencies({.temperature = 1.0f, .logit_bias = {{0, -infinity}}}, logits);
+  EXPECT_EQ(counts.count(0), 0u);
+}
+
+TEST(Sampler, LogProbabilitiesAreOfTheUnmodifiedDistribution) {
+  const std::vector<float> logits = {2.0f, 1.0f, -1.0f, 2.0f};
+  Sampler sampler({.logit_bias = {{2, 10.0f}}, .top_logprobs = 3}, {});
+  const SampledToken sampled = sampler.sample(logits);
+  const double total = std::log(2 * std::exp(2.0) + std::exp(1.0) + std::exp(-1.0));
+  EXPECT_EQ(sampled.token, 2);
+  EXPECT_NEAR(sampled.logprob, -1.0 - total, 1e-6);
+  ASSERT_EQ(sampled.alternatives.size(), 3u);
+  EXPECT_EQ(sampled.alternatives[0].first, 0);
+  EXPECT_EQ(sampled.alternatives[1].first, 3);
+  EXPECT_EQ(sampled.alternatives[2].first, 1);
+  EXPECT_NEAR(sampled.alternatives[2].second, 1.0 - total, 1e-6);
+}
+
+TEST(Sampler, BadOptionsAreNamed) {
+  const auto message = [](SamplingOptions options) { return check_sampling(options, 100).message(); };
+  EXPECT_EQ(message({}), "");
+  EXPECT_EQ(message({.temperature = -1}), "temperature is -1, expected 0 (greedy) to 100");
+  EXPECT_EQ(message({.temperature = not_a_number}), "temperature is nan, expected 0 (greedy) to 100");
+  EXPECT_EQ(message({.top_k = -2}), "top_k is -2, expected 0 (off) or more");
+  EXPECT_EQ(message({.top_p = 0}), "top_p is 0, expected more than 0, at most 1");
+  EXPECT_EQ(message({.min_p = 1.5}), "min_p is 1.5, expected 0 to 1");
+  EXPECT_EQ(message({.repetition_penalty = 0}), "repetition_penalty is 0, expected 0.01 to 100 (1 = off)");
+  EXPECT_EQ(message({.logit_bias = {{100, 1.0f}}}), "logit_bias names token 100, the vocabulary has 100");
+  EXPECT_EQ(message({.top_logprobs = 21}), "top_logprobs is 21, expected 0 to 20");
+}
+
+}  // namespace
+}  // namespace onset
