@@ -183,7 +183,8 @@ class LayerRun {
 
   // Rows row.. of a buffer, for a worker whose block begins there.
   Rows rows_of(Buffer buffer, int32_t row, int worker, bool own) {
-    if (!own || is_shared(buffer)) return shared(buffer, row);
+    // Where workers split columns, the wide output of a linear layer is everybody's; what leads to an input is each one's own.
+    if (!own || is_shared(buffer) || (by_columns_ && buffer == Buffer::expanded)) return shared(buffer, row);
     return {workspace_.own[worker][static_cast<int>(buffer)].data(), buffer_width(model_, buffer)};
   }
 
