@@ -45,7 +45,9 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
                  ThreadPool& pool);
 
 // The input rows in the form that multiply() reads: rotated, quantised, with their scales; or plain float32.
-// linear_input_bytes() says how much room `rows` rows take (a multiple of 64).
+// linear_input_bytes() says how much room `rows` rows take (a multiple of 64). Prepared rows lie one after another and know
+// nothing of each other: row r begins linear_input_bytes(weight, r) bytes on, so workers may prepare and multiply blocks of
+// rows of one buffer. What is prepared for one instruction set is read by multiply_linear() of the same one only.
 size_t linear_input_bytes(const LinearWeight& weight, int64_t rows);
 // input: row r begins at input + r * input_stride (in floats). `prepared` is 64-byte aligned.
 void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows,
@@ -60,7 +62,7 @@ struct LinearOutput {
 };
 
 // Columns are split among workers at multiples of this.
-inline constexpr int64_t linear_column_step = 64;
+inline constexpr int64_t linear_column_step = 32;
 
 // Multiplies `rows` prepared rows with columns column_begin..column_end-1 (column_begin a multiple of
 // linear_column_step, column_end such a multiple or weight.out). Runs on the calling thread. One row (decode) and many rows

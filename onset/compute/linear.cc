@@ -1,0 +1,171 @@
+#include "onset/compute/linear.h"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "onset/base/aligned.h"
+#include "onset/compute/linear_layout.h"
+
+namespace onset {
+namespace {
+
+constexpr int64_t columns_of_panel = linear_panel_columns;
+
+int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+int64_t panels(int64_t out) { return round_up(out, columns_of_panel) / columns_of_panel; }
+
+// The best instruction set of this CPU: for packing, whose results are the same with any.
+const LinearKernels& best_kernels() {
+  Isa best = Isa::generic;
+  for (const Isa isa : {Isa::avx2, Isa::avx_vnni, Isa::avx512}) {
+    if (cpu_supports(isa)) best = isa;
+  }
+  return linear_kernels(best);
+}
+
+// One column of a panel: rotates the row, finds each group's scale and stores integers, sums and scales.
+void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, std::span<float> row, int64_t column,
+                      std::byte* panel) {
+  kernels.rotate(layout, row.data());
+  auto* weights = reinterpret_cast<int8_t*>(panel) + column * 4;
+  for (int64_t g = 0, begin = 0; g < layout.groups; ++g, begin += layout.group) {
+    const int64_t end = std::min(begin + layout.group, layout.in);
+    float largest = 0;
+    for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(row[k]));
+    const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
+    int32_t sum = 0;
+    for (int64_t k = begin; k < end; ++k) {
+      // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
+      const auto weight = static_cast<int8_t>(std::bit_cast<uint32_t>(row[k] * inverse + 12582912.0f));
+      weights[k / 4 * (4 * columns_of_panel) + k % 4] = weight;
+      sum += weight;
+    }
+    const int64_t place = g * columns_of_panel + column;
+    reinterpret_cast<int32_t*>(panel + layout.panel_sums)[place] = -128 * sum;
+    // The rotation of rows is not normalised: the product of both transforms is `rotation` times the matrix product.
+    reinterpret_cast<float*>(panel + layout.panel_scales)[place] =
+        inverse == 0.0f ? 0.0f : largest / (127.0f * static_cast<float>(layout.rotation));
+  }
+}
+
+}  // namespace
+
+const char* precision_name(Precision precision) {
+  switch (precision) {
+    case Precision::reference: return "reference";
+    case Precision::fast: return "fast";
+  }
+  return "unknown";
+}
+
+uint32_t linear_layout_version() { return 1; }
+
+FastLayout fast_layout(int64_t in, int64_t out) {
+  FastLayout layout;
+  layout.in = in;
+  layout.out = out;
+  layout.padded_in = round_up(in, 4);
+  layout.group = layout.padded_in;
+  layout.groups = 1;
+  layout.rotation = std::min<int64_t>(in & -in, 64);
+  layout.row_scales = round_up(in, 64);
+  layout.row_bytes = layout.row_scales + round_up(layout.groups * 4, 64);
+  layout.panel_sums = layout.padded_in * columns_of_panel;
+  layout.panel_scales = layout.panel_sums + layout.groups * columns_of_panel * 4;
+  layout.panel_bytes = layout.panel_scales + layout.groups * columns_of_panel * 4;
+  return layout;
+}
+
+ReferenceLayout reference_layout(int64_t in, int64_t out) {
+  return {in, out, round_up(in * 4, 64), in * columns_of_panel * 4};
+}
+
+const LinearKernels& linear_kernels(Isa isa) {
+#if defined(__x86_64__)
+  switch (isa) {
+    case Isa::generic: return linear_generic;
+    case Isa::avx2: return linear_avx2;
+    case Isa::avx_vnni: return vnni256_is_evex() ? linear_evex_vnni : linear_avx_vnni;
+    case Isa::avx512: return linear_avx512;
+  }
+#endif
+  return linear_generic;
+}
+
+size_t linear_bytes(Precision precision, int64_t in, int64_t out) {
+  const int64_t bytes = precision == Precision::fast ? fast_layout(in, out).panel_bytes : reference_layout(in, out).panel_bytes;
+  return static_cast<size_t>(panels(out) * bytes);
+}
+
+void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination,
+                 ThreadPool& pool) {
+  const FastLayout fast = fast_layout(in, out);
+  const ReferenceLayout reference = reference_layout(in, out);
+  const LinearKernels& kernels = best_kernels();
+  std::vector<AlignedVector<float>> scratch(pool.threads());
+  pool.for_each(panels(out), [&](int64_t index, int worker) {
+    scratch[worker].resize(round_up(in, 64));
+    const std::span<float> row(scratch[worker].data(), in);
+    std::byte* panel = destination + index * (precision == Precision::fast ? fast.panel_bytes : reference.panel_bytes);
+    const int64_t columns = std::min(columns_of_panel, out - index * columns_of_panel);
+    if (precision == Precision::fast) {
+      if (columns < columns_of_panel || fast.padded_in != in) std::memset(panel, 0, fast.panel_bytes);
+    } else if (columns < columns_of_panel) {
+      std::memset(panel, 0, reference.panel_bytes);
+    }
+    for (int64_t column = 0; column < columns; ++column) {
+      rows(index * columns_of_panel + column, row);
+      if (precision == Precision::fast) {
+        pack_fast_column(kernels, fast, row, column, panel);
+      } else {
+        auto* weights = reinterpret_cast<float*>(panel) + column;
+        for (int64_t k = 0; k < in; ++k) weights[k * columns_of_panel] = row[k];
+      }
+    }
+  });
+}
+
+size_t linear_input_bytes(const LinearWeight& weight, int64_t rows) {
+  const int64_t row_bytes = weight.precision == Precision::fast ? fast_layout(weight.in, weight.out).row_bytes
+                                                                : reference_layout(weight.in, weight.out).row_bytes;
+  return static_cast<size_t>(rows * row_bytes);
+}
+
+void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows,
+                          std::byte* prepared) {
+  if (weight.precision == Precision::reference) {
+    const ReferenceLayout layout = reference_layout(weight.in, weight.out);
+    for (int64_t r = 0; r < rows; ++r) {
+      std::memcpy(prepared + r * layout.row_bytes, input + r * input_stride, weight.in * sizeof(float));
+    }
+    return;
+  }
+  const FastLayout layout = fast_layout(weight.in, weight.out);
+  const int64_t needed = round_up(weight.in, 64);
+  // Rows longer than this are rare enough for an allocation.
+  constexpr int64_t on_stack = 4096;
+  alignas(64) float stack[on_stack];
+  std::unique_ptr<AlignedVector<float>> heap;
+  if (needed > on_stack) heap = std::make_unique<AlignedVector<float>>(needed);
+  linear_kernels(isa).prepare(layout, input, input_stride, rows, prepared, heap ? heap->data() : stack);
+}
+
+void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows, int64_t column_begin,
+                     int64_t column_end, const LinearOutput& output) {
+  assert(column_begin % linear_column_step == 0);
+  assert(column_end == weight.out || column_end % linear_column_step == 0);
+  const MultiplyCall call = {weight.data,  prepared,      rows,        column_begin,     column_end,
+                             output.data, output.stride, output.bias, output.accumulate};
+  if (weight.precision == Precision::fast) {
+    linear_kernels(isa).multiply(fast_layout(weight.in, weight.out), call);
+  } else {
+    linear_kernels(isa).multiply_reference(reference_layout(weight.in, weight.out), call);
+  }
+}
+
+}  // namespace onset

@@ -1,0 +1,109 @@
+// Linear layers for AVX-512 with VNNI.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "onset/compute/linear_kernels.h"
+#include "onset/compute/linear_quantizer.inc"
+
+namespace onset {
+namespace {
+
+struct Ints {
+  static constexpr int lanes = 16;
+  static constexpr int rows = 12;  // 24 sums, 2 vectors of weights, 1 of the row: 27 of 32 registers
+  static constexpr uint8_t bias = 0x80;
+  using Vector = __m512i;
+  using Weights = __m512i;
+
+  static Vector zero() { return _mm512_setzero_si512(); }
+  static Vector load(const int32_t* from) { return _mm512_loadu_si512(from); }
+  static void store(int32_t* to, Vector v) { _mm512_storeu_si512(to, v); }
+  static Vector four(const std::byte* from) {
+    int32_t bytes;
+    __builtin_memcpy(&bytes, from, sizeof(bytes));
+    return _mm512_set1_epi32(bytes);
+  }
+  static Vector weights(const std::byte* from) { return _mm512_loadu_si512(from); }
+  static Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
+  static Vector dot(Vector sum, Vector four, Vector weights) { return _mm512_dpbusd_epi32(sum, four, weights); }
+};
+
+struct Floats {
+  static constexpr int lanes = 16;
+  using Vector = __m512;
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static void store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
+  static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+  static Vector from_ints(__m512i v) { return _mm512_cvtepi32_ps(v); }
+  static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+};
+
+// The butterflies between the two halves of each pair of lanes: `swapped` is v with the halves exchanged, `sign` is -1
+// where the second half is. Multiplying by -1 is exact, so the fused operation rounds as one addition does.
+inline __m512 butterfly(__m512 v, __m512 swapped, __m512 sign) { return _mm512_fmadd_ps(v, sign, swapped); }
+
+inline __m512 signs(__mmask16 minus) {
+  return _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
+}
+
+void rotate_64(float* values) {
+  const __m512 sign1 = signs(0xaaaa), sign2 = signs(0xcccc), sign4 = signs(0xf0f0), sign8 = signs(0xff00);
+  __m512 v[4];
+  for (int i = 0; i < 4; ++i) {
+    __m512 x = _mm512_loadu_ps(values + 16 * i);
+    x = butterfly(x, _mm512_permute_ps(x, 0xb1), sign1);
+    x = butterfly(x, _mm512_permute_ps(x, 0x4e), sign2);
+    x = butterfly(x, _mm512_shuffle_f32x4(x, x, 0xb1), sign4);
+    v[i] = butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4e), sign8);
+  }
+  const __m512 a = _mm512_add_ps(v[0], v[1]), b = _mm512_sub_ps(v[0], v[1]);
+  const __m512 c = _mm512_add_ps(v[2], v[3]), d = _mm512_sub_ps(v[2], v[3]);
+  _mm512_storeu_ps(values, _mm512_add_ps(a, c));
+  _mm512_storeu_ps(values + 16, _mm512_add_ps(b, d));
+  _mm512_storeu_ps(values + 32, _mm512_sub_ps(a, c));
+  _mm512_storeu_ps(values + 48, _mm512_sub_ps(b, d));
+}
+
+void rotate_row(const FastLayout& layout, float* values) {
+  if (layout.rotation != 64) return rotate_blocks(layout, values);
+  for (int64_t k = 0; k < layout.in; k += 64) rotate_64(values + k);
+}
+
+float quantize_group(const float* values, int64_t count, uint8_t* bytes) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+  for (int64_t k = 0; k < count; k += 64) {
+    for (int i = 0; i < 4; ++i) {
+      const __m512i bits = _mm512_loadu_si512(values + k + 16 * i);
+      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(bits, magnitude));
+    }
+  }
+  const int bits = _mm512_reduce_max_epi32(
+      _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
+  const QuantizerScale scale = quantizer_scale(static_cast<uint32_t>(bits));
+  const __m512 inverse = _mm512_set1_ps(scale.inverse);
+  const __m512i bias = _mm512_set1_epi8(static_cast<char>(0x80));
+  // Packing works within 128-bit quarters: these are the places of the 32-bit groups afterwards.
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (int64_t k = 0; k < count; k += 64) {
+    __m512i q[4];
+    for (int i = 0; i < 4; ++i) {
+      q[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(values + k + 16 * i), inverse));
+    }
+    __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+    packed = _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed), bias);
+    _mm512_storeu_si512(bytes + k, packed);
+  }
+  return scale.scale;
+}
+
+}  // namespace
+}  // namespace onset
+
+#include "onset/compute/linear_kernels.inc"
+
+namespace onset {
+const LinearKernels linear_avx512 = {rotate_row, prepare, multiply, multiply_reference};
+}  // namespace onset
+#endif

@@ -1,0 +1,67 @@
+// What linear.cc and the kernels compiled for each instruction set share: where things lie in packed matrices and
+// prepared rows, and the table of kernels. Plain structs only: kernel files may emit no inline function that the linker
+// could merge with other files' copies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace onset {
+
+// Columns of a panel, the unit in which weights are packed.
+inline constexpr int64_t linear_panel_columns = 32;
+
+// The fast precision. A packed matrix is ceil(out / 32) panels, one after the other. Panel p holds columns 32p..32p+31:
+//   int8   weights[padded_in / 4][32][4]   at 0: four consecutive k of one column side by side, as vpdpbusd reads them
+//   int32  sums[groups][32]                at panel_sums: -128 times the sum of the group's weights
+//   float  scales[groups][32]              at panel_scales
+// Weights past `in` or `out` are 0. A prepared row is
+//   int8   values[padded_in]               at 0: kernels of VNNI store value + 128, an unsigned byte, and start from `sums`
+//   float  scales[groups]                  at row_scales
+// and a product is  sum over groups g of (sum over k in g of value * weight) * row scale[g] * column scale[g],
+// the inner sum exact in int32 (in <= 131,072), the outer one in float32 from the first group on.
+struct FastLayout {
+  int64_t in, out;
+  int64_t padded_in;     // in rounded up to a multiple of 4
+  int64_t group;         // values of a row that share a scale: a multiple of 64, or padded_in
+  int64_t groups;        // the last one may be shorter
+  int64_t rotation;      // values rotated together, a power of two
+  int64_t row_bytes, row_scales;
+  int64_t panel_bytes, panel_sums, panel_scales;
+};
+
+// The reference precision: panels of float weights[in][32]; a prepared row is its `in` floats.
+struct ReferenceLayout {
+  int64_t in, out;
+  int64_t row_bytes;
+  int64_t panel_bytes;
+};
+
+// One multiplication of prepared rows with a range of columns. Pointers count from row 0 and column 0.
+struct MultiplyCall {
+  const std::byte* weight;
+  const std::byte* prepared;
+  int64_t rows;
+  int64_t column_begin, column_end;
+  float* output;
+  int64_t output_stride;
+  const float* bias;  // or null
+  bool accumulate;
+};
+
+struct LinearKernels {
+  // Rotates `count` values in place (blocks of layout.rotation; sums, not normalised).
+  void (*rotate)(const FastLayout& layout, float* values);
+  // scratch: room for layout.in floats rounded up to a multiple of 64, 64-byte aligned.
+  void (*prepare)(const FastLayout& layout, const float* input, int64_t input_stride, int64_t rows, std::byte* prepared,
+                  float* scratch);
+  void (*multiply)(const FastLayout& layout, const MultiplyCall& call);
+  void (*multiply_reference)(const ReferenceLayout& layout, const MultiplyCall& call);
+};
+
+extern const LinearKernels linear_generic;
+#if defined(__x86_64__)
+extern const LinearKernels linear_avx2, linear_avx_vnni, linear_evex_vnni, linear_avx512;
+#endif
+
+}  // namespace onset

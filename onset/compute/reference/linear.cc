@@ -1,0 +1,51 @@
+#include "onset/compute/reference/linear.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace onset::reference {
+
+std::vector<double> linear(std::span<const double> input, std::span<const double> weight, std::span<const double> bias,
+                           int64_t rows, int64_t in, int64_t out) {
+  std::vector<double> output(rows * out);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t n = 0; n < out; ++n) {
+      double sum = 0;
+      for (int64_t k = 0; k < in; ++k) sum += input[r * in + k] * weight[n * in + k];
+      output[r * out + n] = sum + (bias.empty() ? 0.0 : bias[n]);
+    }
+  }
+  return output;
+}
+
+std::vector<double> rotate(std::span<const double> row) {
+  const auto count = static_cast<int64_t>(row.size());
+  const int64_t block = std::min<int64_t>(count & -count, 64);
+  std::vector<double> rotated(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t begin = i / block * block;
+    // Sylvester's Hadamard matrix: the sign of (i, j) is the parity of the bits that i and j share.
+    for (int64_t j = 0; j < block; ++j) {
+      const bool minus = std::popcount(static_cast<uint64_t>((i - begin) & j)) % 2 == 1;
+      rotated[i] += minus ? -row[begin + j] : row[begin + j];
+    }
+    rotated[i] /= std::sqrt(static_cast<double>(block));
+  }
+  return rotated;
+}
+
+Quantized quantize(std::span<const double> row, int64_t group) {
+  Quantized result;
+  const auto count = static_cast<int64_t>(row.size());
+  for (int64_t begin = 0; begin < count; begin += group) {
+    const int64_t end = std::min(begin + group, count);
+    double largest = 0;
+    for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(row[k]));
+    result.scales.push_back(largest / 127);
+    for (int64_t k = begin; k < end; ++k) result.integers.push_back(largest > 0 ? row[k] / result.scales.back() : 0.0);
+  }
+  return result;
+}
+
+}  // namespace onset::reference
