@@ -126,6 +126,9 @@ class Claims:
         except Failure as reason:
             for name in rest():
                 self.fail(name, str(reason))
+        except (KeyError, IndexError, TypeError, ValueError) as error:  # a report that lacks what it should have
+            for name in rest():
+                self.fail(name, f"{type(error).__name__}: {error}")
 
     def finish(self):
         """Prints the rows, at the end and together; a row that was forgotten fails. Leaves the program."""
@@ -219,13 +222,16 @@ def onset(*arguments, timeout=900, environment=None):
     return run([onset_program(), *arguments], timeout, environment)
 
 
-def onset_json(*arguments, timeout=900, environment=None):
-    """The one JSON value that an onset command prints."""
-    text = onset(*arguments, timeout=timeout, environment=environment).out
+def parse(text, source):
+    """The one JSON value that a command printed."""
     try:
         return json.loads(text)
     except ValueError as error:
-        raise Failure(f"onset {' '.join(map(str, arguments))}: did not print one JSON value: {error}") from None
+        raise Failure(f"{source}: did not print one JSON value: {error}") from None
+
+
+def onset_json(*arguments, timeout=900, environment=None):
+    return parse(onset(*arguments, timeout=timeout, environment=environment).out, f"onset {' '.join(map(str, arguments))}")
 
 
 # --- figures -------------------------------------------------------------------------------------
