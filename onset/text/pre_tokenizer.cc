@@ -28,8 +28,8 @@ constexpr std::array<NamedPattern, 4> kPatterns = {{
     {"gpt2", CONTRACTIONS R"(| ?\p{L}+| ?\p{N}+| ?[^)" SPACES R"(\p{L}\p{N}]+|)" SPACE "+(?!" NOT_SPACE ")|" SPACE "+"},
     {"llama-bpe", "(?i:" CONTRACTIONS R"()|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})" SYMBOLS_AND_SPACES},
     {"qwen2", "(?i:" CONTRACTIONS R"()|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})" SYMBOLS_AND_SPACES},
-    // Published as two steps, each digit by itself and then gpt2 on what lies between; a digit is therefore an end of
-    // text to the look-ahead.
+    // Published as two steps, each digit by itself and then gpt2 on what lies between; so the look-ahead takes a digit
+    // for the end of the text.
     {"smollm", R"(\p{N}|)" CONTRACTIONS R"(| ?\p{L}+| ?[^)" SPACES R"(\p{L}\p{N}]+|)" SPACE "+(?![^" SPACES
                R"(\p{N}])|)" SPACE "+"},
 }};

@@ -13,7 +13,7 @@ namespace onset {
 // One compiled pattern (PCRE2, just-in-time compiled where the machine allows). Immutable; shared by threads.
 class PreTokenizer {
  public:
-  // name: "gpt2", "smollm", "llama-bpe" or "qwen2". Errors: unsupported, naming the name and the known ones.
+  // name: "gpt2", "smollm", "llama-bpe" or "qwen2" (the .cc says what each is). Errors: unsupported, naming the name and the known ones.
   static Result<PreTokenizer> create(std::string_view name);
 
   // Appends the words of a well-formed UTF-8 text: views of it that cover it without gaps. Stretches that the
@@ -27,7 +27,7 @@ class PreTokenizer {
   std::shared_ptr<const Pattern> pattern_;
 };
 
-// "gpt2, llama-bpe, qwen2, smollm", for errors.
+// All names with commas between, for errors.
 std::string known_pre_tokenizers();
 
 }  // namespace onset

@@ -9,6 +9,7 @@
 
 #include "onset/text/added_tokens.h"
 #include "onset/text/merge.h"
+#include "onset/text/normalizer.h"
 #include "onset/text/pre_tokenizer.h"
 #include "onset/text/token_index.h"
 #include "onset/text/unicode.h"
@@ -16,7 +17,6 @@
 namespace onset {
 namespace {
 
-constexpr std::string_view kSpaceMark = "\xe2\x96\x81";  // U+2581, SentencePiece's visible space
 constexpr size_t kLargestText = size_t{1} << 28;         // 32 bits count its bytes even when normalising triples them
 constexpr size_t kLargestVocabulary = size_t{1} << 28;   // tokens, and bytes of their texts
 constexpr size_t kLargestCachedWord = 64;
@@ -36,15 +36,6 @@ int byte_of_text(std::string_view text) {
     value = 16 * value + digit;
   }
   return value;
-}
-
-std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  out.reserve(text.size() + text.size() / 2);
-  for (size_t found; (found = text.find(from)) != std::string_view::npos; text.remove_prefix(found + from.size())) {
-    out.append(text.substr(0, found)).append(to);
-  }
-  return out.append(text);
 }
 
 // A number that is smaller for a better score.
@@ -98,10 +89,9 @@ struct Tokenizer::Tables {
   Status fill_merges();
   void fill_scores();
   void fill_joins();
-  Status fill_added();
+  void fill_added();
   void fill_ends();
   TokenId find(std::string_view text) const;
-  std::string normalize_sections(std::string_view text) const;
 };
 
 Status Tokenizer::Tables::check_id(std::optional<TokenId> id, const char* what) const {
@@ -148,7 +138,7 @@ Status Tokenizer::Tables::fill() {
   ONSET_TRY(fill_merges());
   if (by_score()) fill_scores();
   if (!byte_level()) fill_joins();
-  ONSET_TRY(fill_added());
+  fill_added();
   fill_ends();
   return {};
 }
@@ -252,20 +242,12 @@ void Tokenizer::Tables::fill_joins() {
   }
 }
 
-Status Tokenizer::Tables::fill_added() {
+void Tokenizer::Tables::fill_added() {
   std::vector<AddedToken> raw, normalized;
-  for (AddedToken& token : spec.added) {
-    if (token.normalized) {
-      token.content = normalize_sections(token.content);
-      normalized.push_back(std::move(token));
-    } else {
-      raw.push_back(std::move(token));
-    }
-  }
+  for (AddedToken& token : spec.added) (token.normalized ? normalized : raw).push_back(std::move(token));
   spec.added.clear();
   added_raw = AddedTokenMatcher(std::move(raw));
   added_normalized = AddedTokenMatcher(std::move(normalized));
-  return {};
 }
 
 void Tokenizer::Tables::fill_ends() {
@@ -289,16 +271,6 @@ TokenId Tokenizer::Tables::find(std::string_view text) const {
   if (const TokenId id = literals.find(text); id != kNoToken) return id;
   const auto bytes = bytes_of_byte_level_text(text);
   return bytes ? index.find(*bytes) : kNoToken;
-}
-
-// The normaliser alone, as it applies to each stretch of text between added tokens.
-std::string Tokenizer::Tables::normalize_sections(std::string_view text) const {
-  if (!byte_level()) {
-    const bool prefixed = spec.space_prefix == SpacePrefix::every_section && !text.empty();
-    return (prefixed ? std::string(kSpaceMark) : std::string()) + replace_all(text, " ", kSpaceMark);
-  }
-  std::string storage;
-  return spec.normalize_nfc && well_formed_prefix(text) == text.size() ? std::string(to_nfc(text, storage)) : std::string(text);
 }
 
 // One call of encode(): where the data goes from text to ids.
@@ -362,7 +334,7 @@ class Tokenizer::Encoder {
   }
 
   Status spaced_section(std::string_view section, bool text_start) {
-    const std::string_view text = kept_.emplace_back(tables_.normalize_sections(section));
+    const std::string_view text = kept_.emplace_back(normalize(tables_.spec, section));
     return between_tokens(tables_.added_normalized, text, [&](std::string_view part) {
       const SpacePrefix prefix = tables_.spec.space_prefix;
       const bool wanted = prefix == SpacePrefix::every_unspaced_section ||

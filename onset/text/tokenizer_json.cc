@@ -4,18 +4,18 @@
 #include <array>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
 #include "onset/base/mapped_file.h"
-#include "onset/text/unicode.h"
+#include "onset/text/normalizer.h"
 
 namespace onset {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::string_view kSpaceMark = "\xe2\x96\x81";
 constexpr size_t kLargestGap = 65536;  // ids that belong to no token
 
 // The Split patterns of published tokenizers and the pre-tokenizer that each one is.
@@ -114,6 +114,9 @@ class Loader {
     ONSET_TRY(read_added(member(root, "added_tokens")));
     ONSET_TRY(set_unknown(member(root, "model")));
     ONSET_TRY(byte_level ? read_byte_level_steps() : read_spaced_steps());
+    for (AddedToken& token : spec_.added) {
+      if (token.normalized) token.content = normalize(spec_, token.content);
+    }
     ONSET_TRY(check_decoders());
     ONSET_TRY(read_post_processors());
     if (!files.config.empty()) ONSET_TRY(read_config(files.config).within("tokenizer_config.json"));

@@ -36,7 +36,7 @@ struct AddedToken {
   TokenId id = 0;
   std::string content;
   bool special = false;      // found only when special tokens are parsed; left out of decoded text on request
-  bool normalized = false;   // looked for after the text was normalised
+  bool normalized = false;   // looked for in normalised text; `content` is normalised too
   bool strip_left = false;   // takes the white space before it
   bool strip_right = false;  // takes the white space after it
   bool single_word = false;  // only where no word character stands beside it
@@ -50,7 +50,7 @@ struct Merge {
 struct TokenizerSpec {
   std::string source = "tokenizer";  // names the tokenizer in errors: a path
   TokenizerKind kind = TokenizerKind::byte_level_bpe;
-  std::string pre_tokenizer;           // byte-level: "gpt2", "smollm", "llama-bpe" or "qwen2"
+  std::string pre_tokenizer;           // byte-level: a name of pre_tokenizer.h
   std::vector<std::string> tokens;     // texts as the vocabulary spells them; index is the id; empty: no such token
   std::vector<float> scores;           // SentencePiece-style: one per token, or none
   std::vector<TokenType> types;        // one per token, or empty: all normal
