@@ -6,7 +6,8 @@
 //
 // Many requests run in one ragged batch, prompt chunks and continuing answers mixed. Chunk size, companions in the batch and
 // number of threads never change a request's result: in the default mode its logits are bit-identical.
-// An Engine belongs to one thread; submit, step and cancel are called from that thread.
+// An Engine belongs to one thread; all its functions are called from that thread. Handlers are called from within step() and
+// cancel(), and may themselves submit and cancel.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,86 +31,103 @@
 namespace onset {
 
 struct EngineOptions {
-  std::filesystem::path model;           // GGUF file or Hugging Face folder
+  std::filesystem::path model;                 // GGUF file or Hugging Face folder
   Precision precision = Precision::fast;
-  int32_t threads = 0;                   // 0: one for each core this process may use
-  std::optional<KvType> kv_type;         // default: int8 in fast, f32 in reference precision
-  int64_t pool_tokens = 0;               // tokens of key/value cache; 0: one full context of the model
-  int32_t chunk_tokens = 1024;           // prompt tokens of a step
-  int32_t most_running = 256;            // requests in the batch at a time
-  bool packed_cache = true;              // keep packed weights in the cache folder
-  std::function<void(double)> progress;  // share of the weights packed, while loading
-  std::unique_ptr<SchedulePolicy> schedule;  // null: FirstComeChunked(chunk_tokens)
+  int32_t threads = 0;                         // 0: one for each core this process may use
+  std::optional<KvType> kv_type = {};          // default: int8 in fast, f32 in reference precision
+  int64_t pool_tokens = 0;                     // tokens of key/value cache; 0: one full context of the model
+  int32_t chunk_tokens = 1024;                 // prompt tokens of a step
+  int32_t most_running = 256;                  // requests in the batch at a time
+  bool packed_cache = true;                    // keep packed weights in the cache folder
+  std::function<void(double)> progress = {};   // share of the weights packed, while loading; from any worker
+  std::unique_ptr<SchedulePolicy> schedule = {};  // null: FirstComeChunked(chunk_tokens)
+  std::shared_ptr<const StepCost> cost = {};   // what the schedule asks, if it asks
+  double most_step_seconds = 0;                // how long a step should take, as `cost` predicts it; 0: no limit
 };
 
-enum class Finish : uint8_t { none, stop, length, cancelled, failed };
+enum class Finish : uint8_t {
+  none,
+  stop,       // an end-of-answer token or a stop string
+  length,     // most_new_tokens, or the context's end
+  cancelled,
+  failed,
+};
 const char* finish_name(Finish finish);  // "stop", "length", ...
 
-// What a request is told: one event for each generated token (or piece of text), and a last one with finish != none.
+// What a request is told: one event for each generated token. The last event of a request has finish != none: it is the last
+// token's, or one without a token if the request was cancelled, failed, or asked for none.
 struct Event {
-  int64_t id = 0;
-  std::string text;                     // whole characters only; may be empty while one is incomplete or a stop string may begin
-  std::optional<SampledToken> token;    // the token this event is about, if any
+  RequestId id = 0;
+  std::string text;                   // whole characters only; may be empty while one is incomplete or a stop string may begin
+  std::optional<SampledToken> token;  // the token this event is about, if any
   Finish finish = Finish::none;
-  Status status;                        // why it failed, if it did
-  int32_t prompt_tokens = 0, new_tokens = 0;
-  double first_token_seconds = 0;       // from submit() to the first token
+  Status status;                      // why it failed, if it did
+  int32_t prompt_tokens = 0;          // of this request: a conversation's earlier tokens are not counted
+  int32_t new_tokens = 0;
+  double first_token_seconds = 0;     // from submit() to the first token, or to the prompt's end if no token is wanted
 };
 
 struct Request {
-  std::string text;                      // the prompt: tokenised as it is (special tokens recognised) ...
-  std::vector<int32_t> tokens;           // ... or token ids ...
-  std::vector<std::vector<float>> vectors;  // ... or input vectors [hidden]; exactly one of the three
-  int32_t most_new_tokens = 0;           // 0: up to the context's end
-  SamplingOptions sampling;
-  std::vector<std::string> stop;         // the answer ends before any of these
-  bool ignore_end = false;               // go on after end-of-answer tokens
-  std::unique_ptr<AttendPolicy> attend;  // null: dense
-  std::unique_ptr<SelectPolicy> select;  // null: all rows
-  // A conversation whose pages are kept: continues it (the prompt is what comes after what it has read).
-  int64_t session = 0;                   // 0: none
-  // Called for prompt rows' outputs too when set: position of the row and its logits. Makes the engine compute the head for
-  // all prompt rows. Called from worker threads for different rows at once.
-  std::function<void(int32_t position, std::span<const float> logits)> on_logits;
-  // Called with every prompt row's final hidden state (after the output norm), likewise.
-  std::function<void(int32_t position, std::span<const float> hidden)> on_hidden;
+  std::string text = {};                         // the prompt: tokenised as it is (special tokens recognised) ...
+  std::vector<int32_t> tokens = {};              // ... or token ids ...
+  std::vector<std::vector<float>> vectors = {};  // ... or input vectors [hidden]; one of the three
+  std::optional<int32_t> most_new_tokens = {};   // none: up to the context's end; 0: only reads the prompt
+  SamplingOptions sampling = {};
+  std::vector<std::string> stop = {};            // the answer ends before any of these
+  bool ignore_end = false;                       // go on after end-of-answer tokens
+  std::unique_ptr<AttendPolicy> attend = {};     // null: dense
+  std::unique_ptr<SelectPolicy> select = {};     // null: all rows
+  // A conversation whose pages are kept: continues it (the prompt is what comes after what it has read). 0: none.
+  int64_t session = 0;
+  // Called for each prompt row with its position and logits [vocabulary]; makes the engine compute the head for all of them. Called
+  // from worker threads, for different rows at once; must not call the engine.
+  std::function<void(int32_t position, std::span<const float> logits)> on_logits = {};
+  // Called with each prompt row's final hidden state (after the output norm), likewise.
+  std::function<void(int32_t position, std::span<const float> hidden)> on_hidden = {};
 };
 
 // What the engine has done so far; for statistics lines.
 struct EngineStatistics {
   int64_t steps = 0, prompt_rows = 0, decode_rows = 0;
-  int64_t pages = 0, free_pages = 0, page_bytes = 0;
+  int64_t pages = 0, free_pages = 0, reserved_pages = 0;
+  size_t page_bytes = 0;
 };
 
 class Engine {
  public:
   using EventHandler = std::function<void(const Event&)>;
 
-  // Errors: those of Model::load and tokenizer loading, and invalid_argument naming the option.
+  // Errors: those of open_model, Model::load and tokenizer loading, invalid_argument naming the option or the vocabulary sizes
+  // that do not fit each other, resource_exhausted for a pool that cannot be had.
   static Result<std::unique_ptr<Engine>> create(EngineOptions options);
   ~Engine();
 
-  // Errors: invalid_argument (empty prompt, token ids or options that make no sense, a prompt longer than the context; each says
-  // what was found and expected), resource_exhausted for a request that can never fit the pool.
+  // Errors: invalid_argument (an empty prompt, token ids or options that make no sense, a prompt longer than the context; each
+  // says what was found and expected), resource_exhausted for a request that can never fit the pool. A request that does not
+  // fit now waits.
   Result<RequestId> submit(Request request, EventHandler handler);
   // The request's last event comes from within; its pages are free when this returns. Unknown or finished ids do nothing.
   void cancel(RequestId id);
 
   bool has_work() const;
-  // Runs one step: all events of its tokens are delivered before it returns. A request that fails ends with its own last event;
-  // an error here means that the engine itself cannot go on.
+  // Runs one step: all events of its tokens are delivered before it returns. A request that fails ends with its own last
+  // event; an error here means that the engine itself cannot go on.
   Status step();
 
-  // Conversations: open one, name it in requests, and close it to free its pages. `session_tokens` are the tokens read so far.
+  // Conversations: open one, name it in requests, and close it to free its pages (a request that runs in it is cancelled).
   int64_t open_session();
   void close_session(int64_t session);
+  // The tokens read and generated so far; -1 for inputs that were vectors. Empty for an unknown session.
   std::vector<int32_t> session_tokens(int64_t session) const;
-  // Forgets the tokens from `length` on.
-  void truncate_session(int64_t session, int32_t length);
+  // Forgets the tokens from `length` on; returns how many are left: `length`, or 0 where a layer's window has let go of keys that
+  // would be needed again. Errors: invalid_argument for an unknown session, a running one, or a length beyond its tokens.
+  Result<int32_t> truncate_session(int64_t session, int32_t length);
 
   const Model& model() const;
-  const Tokenizer& tokenizer() const;
-  int32_t context() const;   // tokens of prompt and answer that one request may have
+  const Tokenizer* tokenizer() const;  // null for a model without one: prompts are ids or vectors then
+  int32_t context() const;             // tokens of prompt and answer that one request may have
+  KvType kv_type() const;
+  int32_t threads() const;
   EngineStatistics statistics() const;
   // The executor's time hook, for profiles.
   void set_time_hook(TimeHook hook);

@@ -1,0 +1,541 @@
+#include "onset/engine/engine.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <map>
+#include <thread>
+
+#include "onset/engine/running.h"
+#include "onset/engine/step_batch.h"
+#include "onset/formats/open_model.h"
+#include "onset/text/tokenizer_gguf.h"
+#include "onset/text/tokenizer_json.h"
+
+namespace onset {
+
+struct Engine::State {
+  State(EngineOptions options_, int threads) : options(std::move(options_)), workers(threads), executor(workers) {}
+
+  // --- requests ---------------------------------------------------------------------------------------------------
+  Result<std::vector<int32_t>> prompt_tokens(const Request& request, bool begins) const;
+  Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
+  Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
+  RunningRequest* find(RequestId id);
+
+  // --- the step ---------------------------------------------------------------------------------------------------
+  ScheduleContext schedule_context() const;
+  Result<std::vector<Work>> take_up(const Step& step);
+  Status check_span(const Span& span, const RunningRequest* running) const;
+  void admit(RunningRequest& running);
+  void run(std::span<const Work> work);
+  void advance(const Work& work);
+  void deliver(RunningRequest& running);
+  void end(RunningRequest& running, Event event);
+  void end_early(RunningRequest& running, Finish finish, Status status);
+  void remove_done();
+  void refuse_first_waiting();
+
+  // In this order: later members use earlier ones.
+  EngineOptions options;
+  ThreadPool workers;
+  CpuExecutor executor;
+  std::optional<Model> model;
+  std::optional<Tokenizer> tokenizer;
+  int32_t context = 0;
+  KvType kv_type = KvType::int8;
+  CacheLayout layout;
+  std::optional<PagePool> pool;
+  std::optional<StepBatch> batch;
+
+  std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival
+  std::map<int64_t, std::shared_ptr<Conversation>> sessions;
+  int64_t reserved_pages = 0;
+  RequestId next_id = 1;
+  int64_t next_session = 1;
+  int pinned = 0;  // requests that end stay in the list while somebody holds pointers: a step, a handler that is running
+  EngineStatistics counts;
+  std::function<void(const Step&, double)> step_hook;
+};
+
+namespace {
+
+int32_t available_threads() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  return std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()));
+}
+
+Status check_options(const EngineOptions& options) {
+  const auto check = [](const char* name, int64_t value, int64_t least, int64_t most) -> Status {
+    if (value >= least && value <= most) return {};
+    return error(Code::invalid_argument, "{} is {}, expected {} to {}", name, value, least, most);
+  };
+  ONSET_TRY(check("threads", options.threads, 0, 1024));
+  ONSET_TRY(check("chunk_tokens", options.chunk_tokens, 1, 1 << 20));
+  ONSET_TRY(check("most_running", options.most_running, 1, 1 << 16));
+  return check("pool_tokens", options.pool_tokens, 0, int64_t{1} << 40);
+}
+
+// The tokenizer of a stored model, or nothing if it has none.
+Result<std::optional<Tokenizer>> find_tokenizer(const ModelFile& file) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file.path(), ignored)) {
+    if (!std::filesystem::exists(file.path() / "tokenizer.json", ignored)) return std::optional<Tokenizer>();
+    ONSET_ASSIGN(Tokenizer tokenizer, load_tokenizer(file.path()));
+    return std::optional<Tokenizer>(std::move(tokenizer));
+  }
+  if (!file.has("tokenizer.ggml.model")) return std::optional<Tokenizer>();
+  ONSET_ASSIGN(Tokenizer tokenizer, load_tokenizer(file));
+  return std::optional<Tokenizer>(std::move(tokenizer));
+}
+
+// A model may have more embedding rows than its tokenizer has tokens (rounded up for some machine's sake), never fewer.
+Status check_vocabulary(const Model& model, const Tokenizer& tokenizer) {
+  const int32_t tokens = tokenizer.vocabulary_size();
+  const int32_t rows = model.config().vocabulary;
+  if (tokens <= rows) return {};
+  return error(Code::invalid_argument, "{}: the tokenizer has {} tokens, but the embedding only {} rows",
+               model.file().path().string(), tokens, rows);
+}
+
+int64_t pages_of(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step) {
+  return pages_needed(layout, tokens, std::min(tokens, rows_per_step));
+}
+
+}  // namespace
+
+const char* finish_name(Finish finish) {
+  switch (finish) {
+    case Finish::none: return "none";
+    case Finish::stop: return "stop";
+    case Finish::length: return "length";
+    case Finish::cancelled: return "cancelled";
+    case Finish::failed: return "failed";
+  }
+  return "unknown";
+}
+
+Engine::Engine(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
+  ONSET_TRY(check_options(options));
+  ONSET_ASSIGN(const Isa isa, choose_isa());
+  ONSET_ASSIGN(ModelFile opened, open_model(options.model));
+  const auto file = std::make_shared<const ModelFile>(std::move(opened));
+  auto state = std::make_unique<State>(std::move(options), options.threads > 0 ? options.threads : available_threads());
+  EngineOptions& chosen = state->options;
+
+  ModelOptions model_options{.precision = chosen.precision, .isa = isa, .shard = {}, .packed_cache = {}, .progress = chosen.progress};
+  if (chosen.packed_cache) model_options.packed_cache = cache_folder() / "packed";
+  ONSET_ASSIGN(state->model, Model::load(file, model_options, state->workers));
+  const ModelConfig& config = state->model->config();
+  ONSET_ASSIGN(state->tokenizer, find_tokenizer(*file));
+  if (state->tokenizer) ONSET_TRY(check_vocabulary(*state->model, *state->tokenizer));
+
+  state->kv_type = chosen.kv_type.value_or(chosen.precision == Precision::fast ? KvType::int8 : KvType::f32);
+  state->layout = state->model->cache_layout(state->kv_type);
+  state->context = config.context;
+  int64_t pages = pages_of(state->layout, state->context, chosen.chunk_tokens);
+  if (chosen.pool_tokens > 0) {
+    // Enough for any mixture of requests that fill their pages: no layer's window is counted on.
+    state->context = static_cast<int32_t>(std::min<int64_t>(state->context, chosen.pool_tokens));
+    pages = (chosen.pool_tokens + page_tokens - 1) / page_tokens * state->layout.layers * state->layout.head_groups;
+    // A ring turns by whole pages, so a window near the pool's size can take more.
+    pages = std::max(pages, pages_of(state->layout, state->context, chosen.chunk_tokens));
+  }
+  ONSET_ASSIGN(PagePool pool, PagePool::create(layout_page_bytes(state->layout), pages));
+  state->pool.emplace(std::move(pool));
+  if (chosen.schedule == nullptr) chosen.schedule = std::make_unique<FirstComeChunked>(chosen.chunk_tokens);
+  state->batch.emplace(config.layers, config.hidden, state->tokenizer ? state->tokenizer->vocabulary_size() : config.vocabulary);
+  return std::unique_ptr<Engine>(new Engine(std::move(state)));
+}
+
+// --- requests -----------------------------------------------------------------------------------------------------
+
+Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request, bool begins) const {
+  const int kinds = !request.text.empty() + !request.tokens.empty() + !request.vectors.empty();
+  if (kinds > 1) {
+    return error(Code::invalid_argument, "a prompt is text, token ids or vectors: expected one of them, got {}", kinds);
+  }
+  if (kinds == 0) return error(Code::invalid_argument, "the prompt is empty: expected one token or more");
+  if (!request.vectors.empty()) return std::vector<int32_t>(request.vectors.size(), -1);
+  if (!request.tokens.empty()) return request.tokens;
+  if (!tokenizer) {
+    return error(Code::invalid_argument, "{} has no tokenizer: expected token ids or vectors as a prompt",
+                 model->file().path().string());
+  }
+  // What continues a conversation does not begin a text.
+  return tokenizer->encode(request.text, {.add_special = begins});
+}
+
+Status Engine::State::check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const {
+  const ModelConfig& config = model->config();
+  if (tokens.empty()) return error(Code::invalid_argument, "the prompt is empty: expected one token or more");
+  for (const int32_t token : request.tokens) {
+    if (token < 0 || token >= config.vocabulary) {
+      return error(Code::invalid_argument, "the prompt has token id {}, expected 0 to {}", token, config.vocabulary - 1);
+    }
+  }
+  for (size_t i = 0; i < request.vectors.size(); ++i) {
+    if (static_cast<int64_t>(request.vectors[i].size()) != config.hidden) {
+      return error(Code::invalid_argument, "input vector {} has {} values, expected {}", i, request.vectors[i].size(), config.hidden);
+    }
+  }
+  const int64_t total = earlier + static_cast<int64_t>(tokens.size());
+  const bool answers = request.most_new_tokens.value_or(1) > 0;
+  if (total > context || (total == context && answers)) {
+    return error(Code::invalid_argument, "the prompt has {} tokens{}{}, the context has room for {}", tokens.size(),
+                 earlier > 0 ? fmt::format(" after {} of its conversation", earlier) : "",
+                 answers ? " and an answer needs one or more" : "", context);
+  }
+  if (request.most_new_tokens.value_or(0) < 0) {
+    return error(Code::invalid_argument, "most_new_tokens is {}, expected 0 or more", *request.most_new_tokens);
+  }
+  return {};
+}
+
+Result<std::shared_ptr<Conversation>> Engine::State::conversation_of(const Request& request) {
+  if (request.session == 0) return std::make_shared<Conversation>(layout, *pool);
+  const auto found = sessions.find(request.session);
+  if (found == sessions.end()) return error(Code::invalid_argument, "there is no session {}", request.session);
+  if (found->second->busy != 0) {
+    return error(Code::invalid_argument, "session {} is busy with request {}", request.session, found->second->busy);
+  }
+  return found->second;
+}
+
+RunningRequest* Engine::State::find(RequestId id) {
+  for (const auto& running : requests) {
+    if (running->id == id && !running->done) return running.get();
+  }
+  return nullptr;
+}
+
+Result<RequestId> Engine::submit(Request request, EventHandler handler) {
+  State& state = *state_;
+  const auto began = Clock::now();
+  ONSET_ASSIGN(std::shared_ptr<Conversation> conversation, state.conversation_of(request));
+  ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, conversation->tokens.empty()));
+  const auto earlier = static_cast<int32_t>(conversation->tokens.size());
+  ONSET_TRY(state.check_prompt(request, tokens, earlier));
+  ONSET_TRY(check_sampling(request.sampling, state.model->config().vocabulary));
+  ONSET_ASSIGN(StopStrings stops, StopStrings::create(request.stop));
+  const auto total = earlier + static_cast<int32_t>(tokens.size());
+  const int32_t most_new = std::min(request.most_new_tokens.value_or(state.context), state.context - total);
+  const int64_t pages = pages_of(state.layout, int64_t{total} + most_new, state.options.chunk_tokens);
+  if (pages > state.pool->pages()) {
+    return error(Code::resource_exhausted, "the request needs {} pages for {} tokens, the key/value pool has {}", pages,
+                 total + most_new, state.pool->pages());
+  }
+
+  Sampler sampler(request.sampling, tokens);
+  const Tokenizer* tokenizer = state.tokenizer ? &*state.tokenizer : nullptr;
+  auto running = std::make_unique<RunningRequest>(state.next_id++, std::move(request), std::move(handler), std::move(sampler),
+                                                  AnswerText(tokenizer, std::move(stops)));
+  running->submitted = began;
+  running->first_token = earlier;
+  running->prompt_end = total;
+  running->most_new_tokens = most_new;
+  running->pages = pages;
+  conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());
+  conversation->busy = running->id;
+  running->conversation = std::move(conversation);
+  state.requests.push_back(std::move(running));
+  return state.requests.back()->id;
+}
+
+void Engine::cancel(RequestId id) {
+  if (RunningRequest* running = state_->find(id); running != nullptr) state_->end_early(*running, Finish::cancelled, {});
+  state_->remove_done();
+}
+
+bool Engine::has_work() const { return !state_->requests.empty(); }
+
+// The last event of a request: its pages go back (a session keeps those it has filled), then it is told.
+void Engine::State::end(RunningRequest& running, Event event) {
+  Conversation& conversation = *running.conversation;
+  running.done = true;
+  conversation.busy = 0;
+  if (conversation.computed < running.prompt_end) {
+    // The prompt was not read to its end: what was not read is forgotten.
+    conversation.cache.truncate(conversation.computed);
+    conversation.tokens.resize(conversation.computed);
+  }
+  const int64_t kept = running.request.session != 0 ? conversation.cache.pages_held() : 0;
+  reserved_pages += kept - conversation.reserved_pages;
+  conversation.reserved_pages = kept;
+  running.conversation.reset();
+  ++pinned;
+  if (running.handler) running.handler(event);
+  --pinned;
+}
+
+void Engine::State::end_early(RunningRequest& running, Finish finish, Status status) {
+  Event event{.id = running.id,
+              .text = running.answer.finish(),
+              .token = {},
+              .finish = finish,
+              .status = std::move(status),
+              .prompt_tokens = running.prompt_end - running.first_token,
+              .new_tokens = running.new_tokens,
+              .first_token_seconds = running.first_token_seconds};
+  end(running, std::move(event));
+}
+
+void Engine::State::remove_done() {
+  if (pinned > 0) return;
+  std::erase_if(requests, [](const auto& running) { return running->done; });
+}
+
+// --- the step -----------------------------------------------------------------------------------------------------
+
+ScheduleContext Engine::State::schedule_context() const {
+  ScheduleContext context{.layers = layout.layers,
+                          .free_pages = pool->pages() - reserved_pages,
+                          .budget_row_layers = int64_t{std::max(options.chunk_tokens, options.most_running)} * layout.layers,
+                          .most_rows = options.chunk_tokens,
+                          .most_running = options.most_running,
+                          .cost = options.cost.get(),
+                          .most_seconds = options.most_step_seconds};
+  context.requests.reserve(requests.size());
+  for (const auto& running : requests) {
+    const Conversation& conversation = *running->conversation;
+    context.requests.push_back({.id = running->id,
+                                .prompt_tokens = running->prompt_end,
+                                .most_new_tokens = running->most_new_tokens,
+                                .computed = conversation.computed,
+                                .known = running->known(),
+                                .layer = running->layer,
+                                .piece = running->piece,
+                                .admitted = running->admitted,
+                                .pages_needed = std::max<int64_t>(0, running->pages - conversation.reserved_pages)});
+  }
+  return context;
+}
+
+void Engine::State::admit(RunningRequest& running) {
+  Conversation& conversation = *running.conversation;
+  const int64_t more = std::max<int64_t>(0, running.pages - conversation.reserved_pages);
+  conversation.reserved_pages += more;
+  reserved_pages += more;
+  running.admitted = true;
+}
+
+Status Engine::State::check_span(const Span& span, const RunningRequest* running) const {
+  if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
+  const int32_t computed = running->conversation->computed;
+  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= running->known() - computed &&
+                    span.count <= options.chunk_tokens && (running->layer == 0 || span.count == running->piece);
+  const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
+  if (running->admitted && rows && layers) return {};
+  return error(Code::failed, "it runs tokens {} to {} through layers {} to {} of request {}, which {} at token {}, layer {}",
+               span.first_token, span.first_token + span.count, span.layer_begin, span.layer_end, span.id,
+               running->admitted ? "is" : "waits", computed, running->layer);
+}
+
+// Admits what the step admits, and looks its spans up. Errors: a policy that breaks the rules.
+Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
+  for (const RequestId id : step.admit) {
+    RunningRequest* running = find(id);
+    if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", id);
+    admit(*running);
+  }
+  if (reserved_pages > pool->pages()) return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
+  std::vector<Work> work;
+  for (const Span& span : step.spans) {
+    RunningRequest* running = find(span.id);
+    ONSET_TRY(check_span(span, running));
+    work.push_back({span, running});
+  }
+  return work;
+}
+
+Status Engine::step() {
+  State& state = *state_;
+  if (state.requests.empty()) return {};
+  const auto began = Clock::now();
+  const Step step = state.options.schedule->next(state.schedule_context());
+  if (step.spans.empty()) {
+    state.refuse_first_waiting();
+    return {};
+  }
+  auto work = state.take_up(step);
+  if (!work.ok()) return work.status().within(fmt::format("schedule policy {}", state.options.schedule->name()));
+
+  ++state.pinned;
+  state.run(*work);
+  for (const Work& part : *work) {
+    if (!part.running->done) state.advance(part);
+  }
+  --state.pinned;
+  state.remove_done();
+  ++state.counts.steps;
+  if (state.step_hook) state.step_hook(step, seconds_since(began));
+  return {};
+}
+
+// Nothing can run: nobody's end will free the pages that the first request waits for.
+void Engine::State::refuse_first_waiting() {
+  const auto waiting = std::find_if(requests.begin(), requests.end(), [](const auto& running) { return !running->admitted; });
+  RunningRequest& running = waiting != requests.end() ? **waiting : *requests.front();
+  end_early(running, Finish::failed,
+            error(Code::resource_exhausted, "the request needs {} pages of the key/value pool, {} of {} are free and {} are held by "
+                  "{} open sessions", running.pages, pool->pages() - reserved_pages, pool->pages(), reserved_pages, sessions.size()));
+  remove_done();
+}
+
+// A forward pass over the spans. If it fails, each runs again by itself, so that one request's failure is not the others'.
+void Engine::State::run(std::span<const Work> work) {
+  const Status status = model->forward(batch->build(work), executor, *batch);
+  if (status.ok()) return;
+  for (const Work& part : work) {
+    RunningRequest& running = *part.running;
+    // Layers below a later stage have the piece's keys already, and the others cannot be told apart.
+    const bool again = work.size() > 1 && part.span.layer_begin == 0;
+    if (again) {
+      running.conversation->cache.truncate(running.conversation->computed);
+      run({&part, 1});
+    } else {
+      end_early(running, Finish::failed, status);
+    }
+  }
+}
+
+// What a span's rows have come to: a stage further, or tokens further, perhaps with a new token.
+void Engine::State::advance(const Work& work) {
+  RunningRequest& running = *work.running;
+  const Span& span = work.span;
+  (running.in_prompt() ? counts.prompt_rows : counts.decode_rows) += span.count;
+  if (span.layer_end < layout.layers) {
+    running.layer = span.layer_end;
+    running.piece = span.count;
+    std::swap(running.hidden, running.next_hidden);
+    return;
+  }
+  running.layer = running.piece = 0;
+  running.conversation->computed += span.count;
+  if (running.conversation->computed < running.known()) return;
+  if (running.new_tokens == 0) {
+    running.first_token_seconds = seconds_since(running.submitted);
+    running.hidden = {};
+    running.next_hidden = {};
+  }
+  deliver(running);
+}
+
+// All known tokens are computed: hands out the token that follows, or ends a request that wants none.
+void Engine::State::deliver(RunningRequest& running) {
+  if (running.most_new_tokens == 0) return end_early(running, Finish::length, {});
+  if (!running.sampled) {
+    return end_early(running, Finish::failed, error(Code::failed, "the last row was dropped by the select policy: no token follows it"));
+  }
+  SampledToken sampled = *std::exchange(running.sampled, std::nullopt);
+  if (sampled.token < 0) return end_early(running, Finish::failed, error(Code::failed, "the model's logits are not finite"));
+
+  ++running.new_tokens;
+  running.conversation->tokens.push_back(sampled.token);
+  Event event{.id = running.id,
+              .text = {},
+              .token = {},
+              .finish = Finish::none,
+              .status = {},
+              .prompt_tokens = running.prompt_end - running.first_token,
+              .new_tokens = running.new_tokens,
+              .first_token_seconds = running.first_token_seconds};
+  const bool ends = tokenizer && tokenizer->is_end_of_generation(sampled.token) && !running.request.ignore_end;
+  if (!ends) event.text = running.answer.push(sampled.token);
+  if (ends || running.answer.stopped()) {
+    event.finish = Finish::stop;
+  } else if (running.new_tokens == running.most_new_tokens) {
+    event.finish = Finish::length;
+  }
+  if (event.finish != Finish::none) event.text += running.answer.finish();
+  event.token = std::move(sampled);
+  if (event.finish == Finish::none) {
+    if (running.handler) running.handler(event);
+  } else {
+    end(running, std::move(event));
+  }
+}
+
+// --- sessions -----------------------------------------------------------------------------------------------------
+
+int64_t Engine::open_session() {
+  const int64_t session = state_->next_session++;
+  state_->sessions[session] = std::make_shared<Conversation>(state_->layout, *state_->pool);
+  return session;
+}
+
+void Engine::close_session(int64_t session) {
+  const auto found = state_->sessions.find(session);
+  if (found == state_->sessions.end()) return;
+  cancel(found->second->busy);
+  state_->reserved_pages -= found->second->reserved_pages;
+  state_->sessions.erase(session);
+}
+
+std::vector<int32_t> Engine::session_tokens(int64_t session) const {
+  const auto found = state_->sessions.find(session);
+  return found != state_->sessions.end() ? found->second->tokens : std::vector<int32_t>();
+}
+
+namespace {
+
+// Whether every layer still has the keys that tokens from `length` on will look at.
+bool window_is_kept(const SequenceCache& cache, int32_t length) {
+  const CacheLayout& layout = cache.layout();
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    if (layout.windows[layer] == 0) continue;
+    const int32_t first = std::max(0, length - layout.windows[layer] + 1);
+    for (int32_t page = first / page_tokens; page * page_tokens < length; ++page) {
+      if (cache.page(layer, 0, page) == no_page) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<int32_t> Engine::truncate_session(int64_t session, int32_t length) {
+  const auto found = state_->sessions.find(session);
+  if (found == state_->sessions.end()) return error(Code::invalid_argument, "there is no session {}", session);
+  Conversation& conversation = *found->second;
+  if (conversation.busy != 0) return error(Code::invalid_argument, "session {} is busy with request {}", session, conversation.busy);
+  if (length < 0 || length > static_cast<int32_t>(conversation.tokens.size())) {
+    return error(Code::invalid_argument, "session {} has {} tokens, cannot keep {} of them", session, conversation.tokens.size(), length);
+  }
+  if (length < conversation.computed) {
+    if (!window_is_kept(conversation.cache, length)) length = 0;
+    conversation.cache.truncate(length);
+    conversation.computed = length;
+    const int64_t held = conversation.cache.pages_held();
+    state_->reserved_pages += held - conversation.reserved_pages;
+    conversation.reserved_pages = held;
+  }
+  conversation.tokens.resize(length);
+  return length;
+}
+
+// --- what it is ---------------------------------------------------------------------------------------------------
+
+const Model& Engine::model() const { return *state_->model; }
+const Tokenizer* Engine::tokenizer() const { return state_->tokenizer ? &*state_->tokenizer : nullptr; }
+int32_t Engine::context() const { return state_->context; }
+KvType Engine::kv_type() const { return state_->kv_type; }
+int32_t Engine::threads() const { return state_->workers.threads(); }
+
+EngineStatistics Engine::statistics() const {
+  EngineStatistics statistics = state_->counts;
+  statistics.pages = state_->pool->pages();
+  statistics.free_pages = state_->pool->free_pages();
+  statistics.reserved_pages = state_->reserved_pages;
+  statistics.page_bytes = state_->pool->page_bytes();
+  return statistics;
+}
+
+void Engine::set_time_hook(TimeHook hook) { state_->executor.set_time_hook(std::move(hook)); }
+void Engine::set_step_hook(std::function<void(const Step&, double)> hook) { state_->step_hook = std::move(hook); }
+
+}  // namespace onset

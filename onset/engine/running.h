@@ -1,0 +1,90 @@
+// A request on its way through the engine, and the conversation whose pages it fills.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "onset/base/aligned.h"
+#include "onset/engine/engine.h"
+#include "onset/kv/sequence_cache.h"
+#include "onset/text/detokenizer.h"
+#include "onset/text/stop_strings.h"
+
+namespace onset {
+
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+// Tokens and their pages. A request has one of its own, or works on one that is kept (a session).
+struct Conversation {
+  Conversation(const CacheLayout& layout, PagePool& pool) : cache(layout, pool) {}
+
+  SequenceCache cache;
+  std::vector<int32_t> tokens;  // known so far; -1 where the input was a vector
+  int32_t computed = 0;         // tokens whose keys and values are in every layer
+  int64_t reserved_pages = 0;   // it may come to hold so many
+  RequestId busy = 0;           // the request that works on it, 0 = none
+};
+
+// How the tokens of an answer become text and when they end it.
+class AnswerText {
+ public:
+  AnswerText(const Tokenizer* tokenizer, StopStrings stops) : stops_(std::move(stops)) {
+    // The answer continues a text, and special tokens are no part of it.
+    if (tokenizer != nullptr) detokenizer_.emplace(*tokenizer, DecodeOptions{.special = false, .text_start = false});
+  }
+  // The text that may go out after this token.
+  std::string push(int32_t token) { return detokenizer_ ? stops_.push(detokenizer_->push(token)) : std::string(); }
+  // The answer ended: what was held back.
+  std::string finish() {
+    if (!detokenizer_ || stopped()) return {};
+    std::string text = stops_.push(detokenizer_->finish());
+    if (!stopped()) text += stops_.finish();
+    return text;
+  }
+  bool stopped() const { return stops_.stopped().has_value(); }
+
+ private:
+  std::optional<Detokenizer> detokenizer_;
+  StopStrings stops_;
+};
+
+struct RunningRequest {
+  RunningRequest(RequestId request_id, Request its_request, Engine::EventHandler its_handler, Sampler its_sampler, AnswerText its_answer)
+      : id(request_id), request(std::move(its_request)), handler(std::move(its_handler)), sampler(std::move(its_sampler)),
+        answer(std::move(its_answer)) {}
+
+  RequestId id;
+  Request request;
+  Engine::EventHandler handler;
+  Sampler sampler;
+  AnswerText answer;
+
+  std::shared_ptr<Conversation> conversation;
+  int32_t first_token = 0;      // where this request's tokens begin in the conversation
+  int32_t prompt_end = 0;       // conversation tokens up to the end of the prompt
+  int32_t most_new_tokens = 0;
+  int32_t new_tokens = 0;
+  int64_t pages = 0;            // the conversation may come to hold so many
+  bool admitted = false;
+  bool done = false;            // its last event was delivered
+
+  // Layer-staged prefill: the current piece, and the hidden states [piece, hidden] that it has at `layer`.
+  int32_t layer = 0, piece = 0;
+  AlignedVector<float> hidden, next_hidden;
+
+  // Made during a forward pass, by whichever worker has the logits.
+  std::optional<SampledToken> sampled;
+
+  Clock::time_point submitted = Clock::now();
+  double first_token_seconds = 0;
+
+  int32_t known() const { return static_cast<int32_t>(conversation->tokens.size()); }
+  bool in_prompt() const { return conversation->computed < prompt_end; }
+};
+
+}  // namespace onset
