@@ -7,7 +7,6 @@
 #pragma once
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "onset/base/status.h"
 #include "onset/formats/gguf.h"
@@ -20,9 +19,6 @@ namespace onset {
 // does not know (named), invalid_argument for damaged or contradictory files; each names the file and the field.
 Result<ModelFile> open_huggingface(const std::filesystem::path& folder);
 
-// A JSON file of at most 512 MiB, parsed. Errors name the file and where the text stops making sense.
-Result<nlohmann::json> read_json(const std::filesystem::path& path);
-Result<nlohmann::json> parse_json(std::string_view text, const std::string& name);
 
 // The tokenizer.ggml.* entries for the tokenizer of a folder: tokenizer.json, with tokenizer_config.json,
 // generation_config.json and config.json where they exist. `vocabulary_size` is the number of embedding rows.
