@@ -8,8 +8,8 @@ say() { printf 'onset: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
 # step SENTENCE MEANING COMMAND...: runs a long command quietly. Says SENTENCE, with the seconds gone by on a
-# terminal. On failure prints the end of its log, then one sentence: a full disk or a missing network is
-# recognised from the log, anything else is MEANING.
+# terminal. On failure says one sentence: a full disk or a missing network is recognised from the log; anything
+# else is MEANING, after the end of the log.
 step() {
   local sentence=$1 meaning=$2 log status=0 began=$SECONDS pid
   shift 2
@@ -30,11 +30,12 @@ step() {
     "$@" >"$log" 2>&1 </dev/null || status=$?
   fi
   if [ "$status" -ne 0 ]; then
-    tail -n 15 "$log" | sed 's/^/    /' >&2
     if grep -qiE 'no space left on device|not enough free space|disk quota exceeded' "$log"; then
       meaning="the disk is full: $meaning"
     elif grep -qiE 'temporary failure resolving|could not resolve|unable to connect|could not connect|connection (failed|timed out|refused)|network is unreachable' "$log"; then
       meaning="no network: $meaning"
+    else
+      tail -n 15 "$log" | sed 's/^/    /' >&2
     fi
     say "$meaning (whole log: $log)"
     exit 1
