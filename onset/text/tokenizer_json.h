@@ -12,9 +12,9 @@ namespace onset {
 
 // The texts of the files; an absent one is empty. tokenizer.json is needed.
 struct TokenizerFiles {
-  std::string tokenizer;          // tokenizer.json
-  std::string config;             // tokenizer_config.json: BOS, EOS, padding, whether they are added
-  std::string generation_config;  // generation_config.json: further end-of-generation ids
+  std::string tokenizer = {};          // tokenizer.json
+  std::string config = {};             // tokenizer_config.json: BOS, EOS, padding, whether they are added
+  std::string generation_config = {};  // generation_config.json: further end-of-generation ids
   std::string source = "tokenizer.json";  // names tokenizer.json in errors
 };
 
