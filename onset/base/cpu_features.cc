@@ -70,8 +70,12 @@ bool cpu_supports(Isa isa) {
 
 bool vnni256_is_evex() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  return !has_avx_vnni() && has_avx512_vnni_vl();
+  // Asked for by every kernel call; the CPUID instruction costs microseconds in a virtual machine.
+  static const bool evex = [] {
+    __builtin_cpu_init();
+    return !has_avx_vnni() && has_avx512_vnni_vl();
+  }();
+  return evex;
 #else
   return false;
 #endif

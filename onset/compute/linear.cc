@@ -73,8 +73,8 @@ FastLayout fast_layout(int64_t in, int64_t out) {
   layout.group = layout.padded_in;
   layout.groups = 1;
   layout.rotation = std::min<int64_t>(in & -in, 64);
-  layout.row_scales = round_up(in, 64);
-  layout.row_bytes = layout.row_scales + round_up(layout.groups * 4, 64);
+  layout.row_values = round_up(layout.groups * 4, 64);
+  layout.row_bytes = layout.row_values + 2 * round_up(in, 64);
   layout.panel_sums = layout.padded_in * columns_of_panel;
   layout.panel_scales = layout.panel_sums + layout.groups * columns_of_panel * 4;
   layout.panel_bytes = layout.panel_scales + layout.groups * columns_of_panel * 4;

@@ -4,23 +4,57 @@
 
 #include "onset/compute/linear_kernels.h"
 
+#include "onset/compute/linear_256.inc"
+
 namespace onset {
 namespace {
 
-constexpr uint8_t dot_bias = 0;
-constexpr int dot_rows = 4;
+// Multiplies in 16 bits (vpmaddwd), which is exact; the byte instruction (vpmaddubsw) would saturate, and moving the weights' signs
+// to the row's values to prevent that takes a third instruction on the two multiplying ports. A vector holds four columns, two
+// sums for each: k 0 and 1, k 2 and 3.
+struct Ints {
+  static constexpr int columns = 4;
+  static constexpr int value_bytes = 2;
+  static constexpr bool biased = false;
+  static constexpr int registers = 12;
+  using Vector = __m256i;
+  using Weights = __m256i;
 
-// vpmaddubsw adds two products in 16 bits, which unsigned rows would overflow. With the weights' signs moved to the row's values
-// both are at most 127: 2 * 127 * 127 < 2^15, so every step is exact.
-inline __m256i dot_256(__m256i sum, __m256i four, __m256i weights) {
-  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(four, weights));
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  static Vector zero() { return _mm256_setzero_si256(); }
+  static Vector load(const int32_t*) { return zero(); }  // only for biased values
+  static void store(int32_t* to, Vector v) {
+    const __m256i pairs = _mm256_permute4x64_epi64(_mm256_hadd_epi32(v, v), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(pairs));
+  }
+  static Vector four(const std::byte* from) {
+    int64_t values;
+    __builtin_memcpy(&values, from, sizeof(values));
+    return _mm256_set1_epi64x(values);
+  }
+  static Weights weights(const std::byte* from) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
+  static Vector dot(Vector sum, Vector four, Weights weights) {
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(four, weights));
+    asm("" : "+x"(sum));  // keeps Clang from adding products to each other first, for which registers do not suffice
+    return sum;
+  }
+};
+
+float quantize_group(const float* values, int64_t count, std::byte* stored) {
+  const QuantizerScale scale = group_scale(values, count);
+  const __m256 inverse = _mm256_set1_ps(scale.inverse);
+  for (int64_t k = 0; k < count; k += 16) {
+    const __m256i packed = _mm256_packs_epi32(quantize_8(values + k, inverse), quantize_8(values + k + 8, inverse));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(stored + 2 * k), _mm256_permute4x64_epi64(packed, 0xd8));
+  }
+  return scale.scale;
 }
 
 }  // namespace
 }  // namespace onset
 
-#include "onset/compute/linear_256.inc"
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {

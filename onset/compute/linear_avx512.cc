@@ -9,9 +9,10 @@ namespace onset {
 namespace {
 
 struct Ints {
-  static constexpr int lanes = 16;
-  static constexpr int rows = 12;  // 24 sums, 2 vectors of weights, 1 of the row: 27 of 32 registers
-  static constexpr uint8_t bias = 0x80;
+  static constexpr int columns = 16;
+  static constexpr int value_bytes = 1;
+  static constexpr bool biased = true;
+  static constexpr int registers = 24;  // with 2 vectors of weights and 1 of the row, 27 of 32
   using Vector = __m512i;
   using Weights = __m512i;
 
@@ -29,12 +30,12 @@ struct Ints {
 };
 
 struct Floats {
-  static constexpr int lanes = 16;
+  static constexpr int lanes = 16, registers = 24;
   using Vector = __m512;
   static Vector load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
   static Vector broadcast(float value) { return _mm512_set1_ps(value); }
-  static Vector from_ints(__m512i v) { return _mm512_cvtepi32_ps(v); }
+  static Vector from_ints(const int32_t* from) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from)); }
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
 };
@@ -70,7 +71,7 @@ void rotate_row(const FastLayout& layout, float* values) {
   for (int64_t k = 0; k < layout.in; k += 64) rotate_64(values + k);
 }
 
-float quantize_group(const float* values, int64_t count, uint8_t* bytes) {
+float quantize_group(const float* values, int64_t count, std::byte* stored) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
   for (int64_t k = 0; k < count; k += 64) {
@@ -93,7 +94,7 @@ float quantize_group(const float* values, int64_t count, uint8_t* bytes) {
     }
     __m512i packed = _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
     packed = _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed), bias);
-    _mm512_storeu_si512(bytes + k, packed);
+    _mm512_storeu_si512(stored + k, packed);
   }
   return scale.scale;
 }

@@ -6,36 +6,35 @@ namespace onset {
 namespace {
 
 struct Ints {
-  static constexpr int lanes = 8, rows = 2;
-  static constexpr uint8_t bias = 0;
-  struct Vector { int32_t lane[lanes]; };
-  struct Weights { int8_t lane[4 * lanes]; };
-  struct Four { int32_t value[4]; };
+  static constexpr int columns = 8;
+  static constexpr int value_bytes = 2;
+  static constexpr bool biased = false;
+  static constexpr int registers = 8;
+  struct Vector { int32_t lane[columns]; };
+  struct Weights { int16_t lane[4 * columns]; };
+  struct Four { int16_t value[4]; };
 
   static Vector zero() { return {}; }
-  static Vector load(const int32_t* from) {
-    Vector v;
-    for (int i = 0; i < lanes; ++i) v.lane[i] = from[i];
-    return v;
-  }
+  static Vector load(const int32_t*) { return zero(); }  // only for biased values
   static void store(int32_t* to, const Vector& v) {
-    for (int i = 0; i < lanes; ++i) to[i] = v.lane[i];
+    for (int i = 0; i < columns; ++i) to[i] = v.lane[i];
   }
   static Four four(const std::byte* from) {
-    const auto* bytes = reinterpret_cast<const int8_t*>(from);
-    return {{bytes[0], bytes[1], bytes[2], bytes[3]}};
+    Four four;
+    __builtin_memcpy(four.value, from, sizeof(four.value));
+    return four;
   }
   static Weights weights(const std::byte* from) {
     Weights w;
-    __builtin_memcpy(w.lane, from, sizeof(w.lane));
+    for (int i = 0; i < 4 * columns; ++i) w.lane[i] = static_cast<int8_t>(from[i]);
     return w;
   }
-  static Vector add(Vector a, Vector b) {
-    for (int i = 0; i < lanes; ++i) a.lane[i] += b.lane[i];
+  static Vector add(Vector a, const Vector& b) {
+    for (int i = 0; i < columns; ++i) a.lane[i] += b.lane[i];
     return a;
   }
   static Vector dot(Vector sum, const Four& four, const Weights& w) {
-    for (int i = 0; i < lanes; ++i) {
+    for (int i = 0; i < columns; ++i) {
       for (int j = 0; j < 4; ++j) sum.lane[i] += four.value[j] * w.lane[4 * i + j];
     }
     return sum;
@@ -43,7 +42,7 @@ struct Ints {
 };
 
 struct Floats {
-  static constexpr int lanes = 8;
+  static constexpr int lanes = 8, registers = 4;
   struct Vector { float lane[lanes]; };
   static Vector load(const float* from) {
     Vector v;
@@ -58,9 +57,9 @@ struct Floats {
     for (int i = 0; i < lanes; ++i) v.lane[i] = value;
     return v;
   }
-  static Vector from_ints(const Ints::Vector& ints) {
+  static Vector from_ints(const int32_t* from) {
     Vector v;
-    for (int i = 0; i < lanes; ++i) v.lane[i] = static_cast<float>(ints.lane[i]);
+    for (int i = 0; i < lanes; ++i) v.lane[i] = static_cast<float>(from[i]);
     return v;
   }
   static Vector add(Vector a, const Vector& b) {
@@ -75,7 +74,7 @@ struct Floats {
 
 void rotate_row(const FastLayout& layout, float* values) { rotate_blocks(layout, values); }
 
-float quantize_group(const float* values, int64_t count, uint8_t* bytes) {
+float quantize_group(const float* values, int64_t count, std::byte* stored) {
   uint32_t largest = 0;
   for (int64_t k = 0; k < count; ++k) {
     uint32_t bits;
@@ -89,7 +88,7 @@ float quantize_group(const float* values, int64_t count, uint8_t* bytes) {
     const float shifted = values[k] * scale.inverse + 12582912.0f;
     uint32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof(bits));
-    bytes[k] = static_cast<uint8_t>(bits);
+    reinterpret_cast<int16_t*>(stored)[k] = static_cast<int8_t>(bits);
   }
   return scale.scale;
 }

@@ -16,8 +16,10 @@ inline constexpr int64_t linear_panel_columns = 32;
 //   int32  sums[groups][32]                at panel_sums: -128 times the sum of the group's weights
 //   float  scales[groups][32]              at panel_scales
 // Weights past `in` or `out` are 0. A prepared row is
-//   int8   values[padded_in]               at 0: kernels of VNNI store value + 128, an unsigned byte, and start from `sums`
-//   float  scales[groups]                  at row_scales
+//   float  scales[groups]                  at 0
+//   int8   values[padded_in]               at row_values; how they are stored depends on the instruction set:
+//                                          VNNI: value + 128 as an unsigned byte, and products start from `sums`;
+//                                          others: 16-bit values (there is room for those always)
 // and a product is  sum over groups g of (sum over k in g of value * weight) * row scale[g] * column scale[g],
 // the inner sum exact in int32 (in <= 131,072), the outer one in float32 from the first group on.
 struct FastLayout {
@@ -26,7 +28,7 @@ struct FastLayout {
   int64_t group;         // values of a row that share a scale: a multiple of 64, or padded_in
   int64_t groups;        // the last one may be shorter
   int64_t rotation;      // values rotated together, a power of two
-  int64_t row_bytes, row_scales;
+  int64_t row_bytes, row_values;
   int64_t panel_bytes, panel_sums, panel_scales;
 };
 

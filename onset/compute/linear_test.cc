@@ -100,12 +100,12 @@ struct Fast {
                                                                                  n % linear_panel_columns];
   }
   int value_at(Isa isa, const std::byte* prepared, int64_t r, int64_t k) const {
-    const bool biased = isa == Isa::avx_vnni || isa == Isa::avx512;
-    const auto byte = static_cast<uint8_t>(prepared[r * layout.row_bytes + k]);
-    return biased ? byte - 128 : static_cast<int8_t>(byte);
+    const std::byte* values = prepared + r * layout.row_bytes + layout.row_values;
+    if (isa == Isa::avx_vnni || isa == Isa::avx512) return static_cast<int>(values[k]) - 128;
+    return reinterpret_cast<const int16_t*>(values)[k];
   }
   float row_scale(const std::byte* prepared, int64_t r, int64_t g) const {
-    return reinterpret_cast<const float*>(prepared + r * layout.row_bytes + layout.row_scales)[g];
+    return reinterpret_cast<const float*>(prepared + r * layout.row_bytes)[g];
   }
 };
 

@@ -8,6 +8,7 @@ namespace onset {
 namespace {
 
 inline __m256i dot_256(__m256i sum, __m256i a, __m256i b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+constexpr int64_t dot_products = 32;
 
 }  // namespace
 }  // namespace onset
