@@ -26,8 +26,8 @@ struct ConvertOptions {
   // the output matrix (or the embedding where it serves as such) gets Q6_K unless dtype is Q8_0; for Q4_K and Q5_K also
   // the value and down projections of the first and last eighth and of every third layer between (its "_M" mixes).
   bool pure = false;
-  GgufSplit split;
-  std::function<void(const ConvertProgress&)> progress;  // called on the calling thread
+  GgufSplit split = {};
+  std::function<void(const ConvertProgress&)> progress = {};  // called on the calling thread
 };
 
 // A matrix whose rows are no multiple of the block size of the type that was meant for it.

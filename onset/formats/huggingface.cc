@@ -458,13 +458,14 @@ Result<ModelFile> open_huggingface(const std::filesystem::path& folder) {
   ONSET_TRY(set_configuration(config, *architecture, sizes, rope, *metadata));
   ONSET_ASSIGN(const std::vector<float> factors,
                set_rope_scaling(config, rope, sizes, std::string(architecture->gguf) + ".", *metadata));
-  ONSET_TRY(read_tokenizer(folder, sizes.vocabulary, *metadata));
 
   ONSET_ASSIGN(const Safetensors weights, Safetensors::open(folder));
   ModelFile model(folder);
+  ONSET_TRY(add_tensors(*architecture, sizes, weights, model));
+  // Only now is it known that the vocabulary of config.json is as large as the embedding, and no larger.
+  ONSET_TRY(read_tokenizer(folder, sizes.vocabulary, *metadata));
   for (const MetadataEntry& entry : metadata->entries()) ONSET_TRY(model.add_metadata(entry));
   model.keep(metadata);
-  ONSET_TRY(add_tensors(*architecture, sizes, weights, model));
   if (!factors.empty()) {
     std::vector<std::byte> bytes(factors.size() * sizeof(float));
     std::memcpy(bytes.data(), factors.data(), bytes.size());
