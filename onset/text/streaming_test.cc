@@ -105,11 +105,16 @@ TEST(Unicode, ByteAlphabetGoesThereAndBack) {
   std::string bytes, text;
   for (int byte = 0; byte < 256; ++byte) bytes.push_back(static_cast<char>(byte));
   append_byte_level_text(bytes, text);
-  EXPECT_EQ(bytes_of_byte_level_text(text), bytes);
-  EXPECT_EQ(bytes_of_byte_level_text("Ġhello"), " hello");
-  EXPECT_EQ(bytes_of_byte_level_text("日"), std::nullopt);
-  EXPECT_EQ(bytes_of_byte_level_text(" "), std::nullopt);
-  EXPECT_EQ(bytes_of_byte_level_text("\xff"), std::nullopt);
+  std::string back = "x";
+  EXPECT_TRUE(append_bytes_of_byte_level_text(text, back));
+  EXPECT_EQ(back, "x" + bytes);
+  back.clear();
+  EXPECT_TRUE(append_bytes_of_byte_level_text("Ġhello", back));
+  EXPECT_EQ(back, " hello");
+  for (const char* other : {"a日", "a b", "a\xff"}) {
+    EXPECT_FALSE(append_bytes_of_byte_level_text(other, back)) << other;
+    EXPECT_EQ(back, " hello");
+  }
 }
 
 TEST(Unicode, NormalisesToComposedForm) {

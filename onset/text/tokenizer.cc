@@ -164,9 +164,8 @@ Status Tokenizer::Tables::fill_pieces(std::vector<bool>& spelled) {
       piece_bytes += text;
     } else if (!byte_level()) {
       piece_bytes += replace_all(text, kSpaceMark, " ");
-    } else if (std::optional<std::string> bytes; !literal[i] && (bytes = bytes_of_byte_level_text(text))) {
+    } else if (!literal[i] && append_bytes_of_byte_level_text(text, piece_bytes)) {
       spelled[i] = !text.empty();
-      piece_bytes += *bytes;
     } else {
       piece_bytes += text;
     }
@@ -194,8 +193,9 @@ Status Tokenizer::Tables::fill_index(const std::vector<bool>& spelled) {
     if (earlier != kNoToken) return twice(earlier, i);
   }
   for (size_t i = 0; byte_level() && i < count; ++i) {
-    if (!spelled[i]) continue;
-    if (const TokenId other = literals.find(spec.tokens[i]); other != kNoToken) return twice(other, i);
+    std::string bytes;
+    if (spelled[i] || spec.tokens[i].empty() || !append_bytes_of_byte_level_text(spec.tokens[i], bytes)) continue;
+    if (const TokenId other = index.find(bytes); other != kNoToken) return twice(other, i);
   }
   for (size_t byte = 0; byte_level() && byte < 256; ++byte) {
     const char text = static_cast<char>(byte);
@@ -207,20 +207,28 @@ Status Tokenizer::Tables::fill_index(const std::vector<bool>& spelled) {
 Status Tokenizer::Tables::fill_merges() {
   pairs = PairIndex(spec.merges.size());
   uint32_t rank = 0;
-  const auto token_of = [&](std::string_view text) {
-    if (!byte_level()) return index.find(text);
-    const std::optional<std::string> bytes = bytes_of_byte_level_text(text);
-    return bytes ? index.find(*bytes) : kNoToken;
-  };
+  std::string joined;  // in the index's spelling
   for (const Merge& merge : spec.merges) {
-    const std::string joined = merge.left + merge.right;
-    for (const std::string* text : {&merge.left, &merge.right, &joined}) {
-      if (token_of(*text) == kNoToken) {
-        return error(Code::invalid_argument, "merge {} ('{}' '{}') names '{}', which is not in the vocabulary", rank,
-                     replace_ill_formed(merge.left), replace_ill_formed(merge.right), replace_ill_formed(*text));
+    joined.clear();
+    // Appends a half and gives its token.
+    const auto token_of = [&](const std::string& half) {
+      const size_t begin = joined.size();
+      if (!byte_level()) {
+        joined += half;
+      } else if (!append_bytes_of_byte_level_text(half, joined)) {
+        return kNoToken;
       }
+      return index.find(std::string_view(joined).substr(begin));
+    };
+    const TokenId left = token_of(merge.left);
+    const TokenId right = token_of(merge.right);
+    const TokenId result = index.find(joined);
+    if (left == kNoToken || right == kNoToken || result == kNoToken) {
+      const std::string missing = left == kNoToken ? merge.left : right == kNoToken ? merge.right : merge.left + merge.right;
+      return error(Code::invalid_argument, "merge {} ('{}' '{}') names '{}', which is not in the vocabulary", rank,
+                   replace_ill_formed(merge.left), replace_ill_formed(merge.right), replace_ill_formed(missing));
     }
-    pairs.insert(token_of(merge.left), token_of(merge.right), {rank++, token_of(joined)});
+    pairs.insert(left, right, {rank++, result});
   }
   spec.merges.clear();
   spec.merges.shrink_to_fit();
@@ -269,8 +277,8 @@ TokenId Tokenizer::Tables::find(std::string_view text) const {
   if (text.empty()) return kNoToken;
   if (!byte_level()) return index.find(text);
   if (const TokenId id = literals.find(text); id != kNoToken) return id;
-  const auto bytes = bytes_of_byte_level_text(text);
-  return bytes ? index.find(*bytes) : kNoToken;
+  std::string bytes;
+  return append_bytes_of_byte_level_text(text, bytes) ? index.find(bytes) : kNoToken;
 }
 
 // One call of encode(): where the data goes from text to ids.

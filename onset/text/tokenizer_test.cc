@@ -261,7 +261,7 @@ TEST(Tokenizer, SaysWhatIsWrongWithASpec) {
       {"small: unknown pre-tokenizer 'nonsense' (known: gpt2, llama-bpe, qwen2, smollm)",
        [](auto& s) { s.pre_tokenizer = "nonsense"; }},
       {"small: tokens 1 and 2 have the same text 'b'", [](auto& s) { s.tokens[2] = "b"; }},
-      {"small: tokens 3 and 0 have the same text '<end>'", [](auto& s) { s.tokens[0] = "<end>", s.merges.clear(); }},
+      {"small: tokens 0 and 3 have the same text '<end>'", [](auto& s) { s.tokens[0] = "<end>", s.merges.clear(); }},
       {"small: merge 1 ('a' 'c') names 'c', which is not in the vocabulary",
        [](auto& s) { s.merges.push_back({"a", "c"}); }},
       {"small: merge 1 ('b' 'a') names 'ba', which is not in the vocabulary",

@@ -125,17 +125,19 @@ bool is_word_character(char32_t code_point) {
          u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
 }
 
-std::optional<std::string> bytes_of_byte_level_text(std::string_view text) {
-  std::string bytes;
-  bytes.reserve(text.size());
+bool append_bytes_of_byte_level_text(std::string_view text, std::string& out) {
+  const size_t before = out.size();
   while (!text.empty()) {
     const Utf8Unit unit = next_utf8_unit(text);
     const char32_t code_point = unit.well_formed ? decode_utf8(text) : 0;
-    if (code_point >= kAlphabet.byte.size() || kAlphabet.byte[code_point] > 255) return std::nullopt;
-    bytes.push_back(static_cast<char>(kAlphabet.byte[code_point]));
+    if (code_point >= kAlphabet.byte.size() || kAlphabet.byte[code_point] > 255) {
+      out.resize(before);
+      return false;
+    }
+    out.push_back(static_cast<char>(kAlphabet.byte[code_point]));
     text.remove_prefix(unit.length);
   }
-  return bytes;
+  return true;
 }
 
 void append_byte_level_text(std::string_view bytes, std::string& out) {

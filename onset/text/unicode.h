@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -41,9 +40,9 @@ bool is_space(char32_t code_point);
 bool is_word_character(char32_t code_point);
 
 // Byte-level vocabularies spell each byte as one printable character (GPT-2's bytes_to_unicode): printable
-// Latin-1 stands for itself, the other 68 bytes are U+0100..U+0143 in order. This gives the bytes that `text`
-// spells, or nothing if it holds any other character.
-std::optional<std::string> bytes_of_byte_level_text(std::string_view text);
+// Latin-1 stands for itself, the other 68 bytes are U+0100..U+0143 in order. Appends the bytes that `text` spells;
+// false, with nothing appended, if it holds any other character.
+bool append_bytes_of_byte_level_text(std::string_view text, std::string& out);
 void append_byte_level_text(std::string_view bytes, std::string& out);
 
 }  // namespace onset
