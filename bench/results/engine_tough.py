@@ -1,6 +1,6 @@
 """Errors as documented; with --long: fuzz targets and their coverage, the suite under sanitizers.
 
-Fuzz targets run FUZZ_SECONDS each on a copy of their committed seeds (tests/fuzz_seeds/NAME); a crash, a leak, a
+Fuzz targets run FUZZ_SECONDS each on a copy of their committed seeds (tests/fixtures/fuzz/NAME); a crash, a leak, a
 time-out or a sanitizer report is a finding and stops that target. Coverage is that of the lines of the parser's own
 sources (COVERED) by the corpus that the run ended with.
 """
@@ -13,7 +13,7 @@ import subprocess
 import common
 
 FUZZ_SECONDS = int(os.environ.get("ONSET_FUZZ_SECONDS") or 600)
-SEEDS = common.ROOT / "tests" / "fuzz_seeds"
+SEEDS = common.ROOT / "tests" / "fixtures" / "fuzz"
 BUILD = common.ROOT / "build" / "fuzz"
 # The parser behind each fuzz target: X_fuzz.cc is the program onset_X_fuzz.
 COVERED = {

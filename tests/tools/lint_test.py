@@ -11,6 +11,7 @@ class Lint(harness.Test):
         for name in ("tools", "docs", "onset/base", "onset/engine"):
             (self.folder / name).mkdir(parents=True)
         shutil.copy(harness.ROOT / "tools" / "lint", self.folder / "tools" / "lint")
+        (self.folder / "CMakeLists.txt").write_text("foreach(room base tensor engine)\nendforeach()\n")
         (self.folder / "tools" / "packages.tsv").write_text("cmake\tcmake\tbuild\tbuilds\n")
         (self.folder / "docs" / "dependencies.md").write_text("| `cmake` |\n")
 
