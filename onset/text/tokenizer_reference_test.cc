@@ -2,6 +2,9 @@
 // SentencePiece) gave for tricky strings; tests/fixtures/text/make_tokenizers.py made both.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -171,7 +174,9 @@ TEST(ByteLevelGguf, GivesTheIdsOfTokenizerJson) {
     ASSERT_TRUE(file.ok()) << file.status().message();
     const Result<Tokenizer> tokenizer = load_tokenizer(*file);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
-    for (const auto& one : read_json_fixture(kFixtures / name / "cases.json")["cases"]) {
+    const nlohmann::json reference = read_json_fixture(kFixtures / name / "cases.json");
+    ASSERT_GT(reference["cases"].size(), 40u);
+    for (const auto& one : reference["cases"]) {
       const auto text = one["text"].get<std::string>();
       // Flags of added tokens (strips, single words) are not in GGUF.
       if (text.find("word") != std::string::npos || text.find("mask") != std::string::npos) continue;
