@@ -2,8 +2,16 @@
 //
 // For each query row and head: softmax(scale * q.k over the visible keys) times the values, and the natural logarithm of the
 // sum of exponentials, so that two plans of one row merge exactly (merge_attention). Online softmax over tiles of 64 slots at
-// absolute slot numbers, summed in segments of attention_segment_slots; so an output depends only on the row, the plan's keys for it and
-// the pages: never on the other rows, on how work is split into tasks, or on the number of threads.
+// absolute slot numbers, summed in segments of attention_segment_slots; so an output depends only on the row, the slots it visits
+// and the pages: never on the other rows, on how work is split into tasks, or on the number of threads. How a plan writes
+// down what is visited does not matter either, with one exception: tiles of which a block visits fewer than 16 slots, all
+// of them columns, are gathered into shared tiles, which changes the order of addition.
+//
+// Arithmetic by page type (attention_kernels.h has the steps):
+//   f32, f16   float32
+//   bf16       products of bf16 summed in float32 where the CPU has them (queries and weights are rounded to bf16); else float32
+//   int8       exact integer products: queries rounded to 8 bits with a scale for each row and head, weights to 8 bits with a scale
+//              for each row, head and tile. The same bits with every instruction set.
 #pragma once
 
 #include <cstdint>
@@ -35,24 +43,31 @@ struct AttentionTask {
   int32_t kv_head = 0;
   int32_t row_begin = 0, row_end = 0;
   int32_t segment_begin = 0, segment_end = 0;  // which key segments (see attention_tasks)
-  int32_t partial = -1;      // where the partial result of a task that does not cover all segments goes; -1: whole
+  int32_t split = -1;        // index into AttentionTasks::splits if the task covers only some segments; -1: whole
   double cost = 0;           // products, for ordering
 };
 
-inline constexpr int32_t attention_segment_slots = 2048;
+inline constexpr int32_t attention_segment_slots = 1024;
 
 // Splits calls into tasks of similar size, largest first: by KV head, by blocks of query rows, and (where rows are few and keys are
 // many, as in decode) by key segments, whose partial results finish_attention() merges.
 struct AttentionTasks {
+  // Rows of one KV head whose segments several tasks compute.
+  struct Split {
+    int32_t call = 0, kv_head = 0, row_begin = 0, row_end = 0;
+    size_t partials = 0;        // where its partial results begin
+  };
   std::vector<AttentionTask> tasks;
-  std::vector<float> partials;  // room for partial outputs
+  std::vector<Split> splits;
+  std::vector<float> partials;  // room for partial results
+  Isa isa = Isa::generic;       // set by run_attention
 };
 AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int threads);
 
 // Scratch one worker needs to run any of these tasks, in bytes.
 size_t attention_scratch_bytes(const std::vector<AttentionCall>& calls);
 
-// Runs one task on the calling thread. `scratch` is 64-byte aligned.
+// Runs one task on the calling thread. `scratch` is 64-byte aligned. All tasks of a step run with the same `isa`.
 void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t task,
                    std::byte* scratch);
 
