@@ -9,6 +9,7 @@
 
 #include "onset/base/aligned.h"
 #include "onset/compute/linear_layout.h"
+#include "onset/compute/rotation.h"
 
 namespace onset {
 namespace {
@@ -28,10 +29,31 @@ const LinearKernels& best_kernels() {
   return linear_kernels(best);
 }
 
+// Moves the inputs' conditioning into a row of weights; returns the row's bias.
+float condition_weights(const InputConditioning& conditioning, std::span<float> row) {
+  if (conditioning.shift.empty()) return 0.0f;
+  double bias = 0;
+  for (size_t k = 0; k < row.size(); ++k) {
+    bias += static_cast<double>(row[k]) * conditioning.shift[k];
+    row[k] /= conditioning.inverse[k];
+  }
+  return static_cast<float>(bias);
+}
+
+void write_conditioning(const FastLayout& layout, const InputConditioning& conditioning, std::byte* destination) {
+  auto* shift = reinterpret_cast<float*>(destination + layout.conditioning);
+  auto* inverse = reinterpret_cast<float*>(destination + layout.conditioning + layout.conditioning_bytes);
+  for (int64_t k = 0; k < layout.conditioning_bytes / 4; ++k) {
+    const bool given = k < static_cast<int64_t>(conditioning.shift.size());
+    shift[k] = given ? conditioning.shift[k] : 0.0f;
+    inverse[k] = given ? conditioning.inverse[k] : 1.0f;
+  }
+}
+
 // One column of a panel: rotates the row, finds each group's scale and stores integers, sums and scales.
 void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, std::span<float> row, int64_t column,
                       std::byte* panel) {
-  kernels.rotate(layout, row.data());
+  kernels.rotate(layout.rotation, row.data());
   auto* weights = reinterpret_cast<int8_t*>(panel) + column * 4;
   for (int64_t g = 0, begin = 0; g < layout.groups; ++g, begin += layout.group) {
     const int64_t end = std::min(begin + layout.group, layout.in);
@@ -47,9 +69,9 @@ void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, st
     }
     const int64_t place = g * columns_of_panel + column;
     reinterpret_cast<int32_t*>(panel + layout.panel_sums)[place] = -128 * sum;
-    // The rotation of rows is not normalised: the product of both transforms is `rotation` times the matrix product.
+    // The rotation of rows is not normalised: the product of both transforms is `power` times the matrix product.
     reinterpret_cast<float*>(panel + layout.panel_scales)[place] =
-        inverse == 0.0f ? 0.0f : largest / (127.0f * static_cast<float>(layout.rotation));
+        inverse == 0.0f ? 0.0f : largest / (127.0f * static_cast<float>(layout.rotation.power));
   }
 }
 
@@ -63,7 +85,7 @@ const char* precision_name(Precision precision) {
   return "unknown";
 }
 
-uint32_t linear_layout_version() { return 1; }
+uint32_t linear_layout_version() { return 2; }
 
 FastLayout fast_layout(int64_t in, int64_t out) {
   FastLayout layout;
@@ -72,12 +94,15 @@ FastLayout fast_layout(int64_t in, int64_t out) {
   layout.padded_in = round_up(in, 4);
   layout.group = layout.padded_in;
   layout.groups = 1;
-  layout.rotation = std::min<int64_t>(in & -in, 64);
+  layout.rotation = rotation_for(in);
   layout.row_values = round_up(layout.groups * 4, 64);
   layout.row_bytes = layout.row_values + 2 * round_up(in, 64);
   layout.panel_sums = layout.padded_in * columns_of_panel;
   layout.panel_scales = layout.panel_sums + layout.groups * columns_of_panel * 4;
-  layout.panel_bytes = layout.panel_scales + layout.groups * columns_of_panel * 4;
+  layout.panel_biases = layout.panel_scales + layout.groups * columns_of_panel * 4;
+  layout.panel_bytes = layout.panel_biases + columns_of_panel * 4;
+  layout.conditioning = panels(out) * layout.panel_bytes;
+  layout.conditioning_bytes = round_up(in * 4, 64);
   return layout;
 }
 
@@ -98,16 +123,18 @@ const LinearKernels& linear_kernels(Isa isa) {
 }
 
 size_t linear_bytes(Precision precision, int64_t in, int64_t out) {
-  const int64_t bytes = precision == Precision::fast ? fast_layout(in, out).panel_bytes : reference_layout(in, out).panel_bytes;
-  return static_cast<size_t>(panels(out) * bytes);
+  if (precision == Precision::reference) return static_cast<size_t>(panels(out) * reference_layout(in, out).panel_bytes);
+  const FastLayout layout = fast_layout(in, out);
+  return static_cast<size_t>(layout.conditioning + 2 * layout.conditioning_bytes);
 }
 
-void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination,
-                 ThreadPool& pool) {
+void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
+                 const InputConditioning& conditioning, std::byte* destination, ThreadPool& pool) {
   const FastLayout fast = fast_layout(in, out);
   const ReferenceLayout reference = reference_layout(in, out);
   const LinearKernels& kernels = best_kernels();
   std::vector<AlignedVector<float>> scratch(pool.threads());
+  if (precision == Precision::fast) write_conditioning(fast, conditioning, destination);
   pool.for_each(panels(out), [&](int64_t index, int worker) {
     scratch[worker].resize(round_up(in, 64));
     const std::span<float> row(scratch[worker].data(), in);
@@ -121,6 +148,7 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
     for (int64_t column = 0; column < columns; ++column) {
       rows(index * columns_of_panel + column, row);
       if (precision == Precision::fast) {
+        reinterpret_cast<float*>(panel + fast.panel_biases)[column] = condition_weights(conditioning, row);
         pack_fast_column(kernels, fast, row, column, panel);
       } else {
         auto* weights = reinterpret_cast<float*>(panel) + column;
@@ -152,7 +180,7 @@ void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* inpu
   alignas(64) float stack[on_stack];
   std::unique_ptr<AlignedVector<float>> heap;
   if (needed > on_stack) heap = std::make_unique<AlignedVector<float>>(needed);
-  linear_kernels(isa).prepare(layout, input, input_stride, rows, prepared, heap ? heap->data() : stack);
+  linear_kernels(isa).prepare(layout, weight.data, input, input_stride, rows, prepared, heap ? heap->data() : stack);
 }
 
 void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows, int64_t column_begin,

@@ -40,9 +40,22 @@ size_t linear_bytes(Precision precision, int64_t in, int64_t out);
 // Called from any worker: writes row `n` of the matrix, `in` float32 values.
 using WeightRows = std::function<void(int64_t n, std::span<float> values)>;
 
-// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned).
-void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination,
-                 ThreadPool& pool);
+// What happens to an input before it is rotated and quantised, so that less is rounded away:
+//     input' = (input - shift) * inverse
+// The packed weights carry the opposite (columns divided by `inverse`, and weight * shift added to every output), so
+// that the product stays what it was. Both spans are [in], `inverse` positive; both empty: nothing happens.
+struct InputConditioning {
+  std::span<const float> shift, inverse;
+};
+
+// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned). Reference precision needs no conditioning and
+// ignores it.
+void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
+                 const InputConditioning& conditioning, std::byte* destination, ThreadPool& pool);
+inline void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination,
+                        ThreadPool& pool) {
+  pack_linear(precision, in, out, rows, {}, destination, pool);
+}
 
 // The input rows in the form that multiply() reads: rotated, quantised, with their scales; or plain float32.
 // linear_input_bytes() says how much room `rows` rows take (a multiple of 64). Prepared rows lie one after another and know

@@ -88,8 +88,8 @@ class LayerRun {
  public:
   using Workspace = CpuExecutor::Workspace;
 
-  LayerRun(ThreadPool& pool, Workspace& workspace, const LayerCall& call, bool full_buffers)
-      : pool_(pool), workspace_(workspace), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
+  LayerRun(ThreadPool& pool, Workspace& workspace, const LayerCall& call, bool full_buffers, const InputHook& input)
+      : input_(input), pool_(pool), workspace_(workspace), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
     by_columns_ = call.rows <= column_rows_per_worker * pool.threads();
     if (by_columns_) full_ = true;
     for (int i = 0; i < buffer_count; ++i) {
@@ -266,6 +266,7 @@ class LayerRun {
   // All rows' input, prepared once: the rows of one call lie together whatever their number, so one worker does it.
   void prepare_shared(const LinearOperation& linear, const LinearWeight& weight) {
     const Rows rows = shared(linear.input, 0);
+    if (input_) input_(linear.weight, 0, call_.rows, rows.data, rows.stride);
     prepare_linear_input(isa_, weight, rows.data, rows.stride, call_.rows, workspace_.shared_input.data());
   }
 
@@ -279,6 +280,7 @@ class LayerRun {
 
   void prepare(const LinearOperation& linear, int32_t begin, int32_t rows, int worker, bool own, std::byte* input) {
     const Rows from = rows_of(linear.input, begin, worker, own);
+    if (input_) input_(linear.weight, begin, rows, from.data, from.stride);
     prepare_linear_input(isa_, model_.weights()[linear.weight], from.data, from.stride, rows, input);
   }
 
@@ -344,6 +346,7 @@ class LayerRun {
     }
   }
 
+  const InputHook& input_;
   ThreadPool& pool_;
   Workspace& workspace_;
   const LayerCall& call_;
@@ -371,7 +374,7 @@ Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
       workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
     }
   }
-  LayerRun run(*pool_, *workspace_, call, static_cast<bool>(time_));
+  LayerRun run(*pool_, *workspace_, call, static_cast<bool>(time_), input_);
   const std::span<const Operation> operations(layer.operations);
   const auto timed = [&](const Operation& operation, const auto& body) {
     if (!time_) return body();

@@ -47,6 +47,10 @@ using ReduceHook = std::function<Status(float* values, int64_t rows, int64_t wid
 // Called after each operation with its name, the layer, and when it began and ended (seconds of a steady clock).
 using TimeHook = std::function<void(const std::string& name, int32_t layer, double begin, double end)>;
 
+// Called with rows of a linear layer's input before they are multiplied: rows row..row+count-1 of the step, `data` + i * stride each.
+// From worker threads, for different rows at once.
+using InputHook = std::function<void(int32_t weight, int32_t row, int32_t count, const float* data, int64_t stride)>;
+
 class CpuExecutor : public Executor {
  public:
   explicit CpuExecutor(ThreadPool& pool);
@@ -59,6 +63,8 @@ class CpuExecutor : public Executor {
   void set_reduce_hook(ReduceHook hook) { reduce_ = std::move(hook); }
   // With a time hook every operation is a parallel region of its own, so that its time can be told.
   void set_time_hook(TimeHook hook) { time_ = std::move(hook); }
+  // What inputs look like, for calibration. Costs a look at every input while set.
+  void set_input_hook(InputHook hook) { input_ = std::move(hook); }
   ThreadPool& pool() { return *pool_; }
 
  private:
@@ -68,6 +74,7 @@ class CpuExecutor : public Executor {
   std::unique_ptr<Workspace> workspace_;
   ReduceHook reduce_;
   TimeHook time_;
+  InputHook input_;
 };
 
 }  // namespace onset

@@ -4,11 +4,25 @@
 #include <cassert>
 #include <cstring>
 
+#include "onset/model/calibration.h"
 #include "onset/model/executor.h"
 #include "onset/model/layers.h"
 #include "onset/tensor/block_formats.h"
 
 namespace onset {
+namespace {
+
+// Tokens of the calibration run: enough for stable means, few enough for the first start.
+constexpr int32_t calibration_length = 512;
+
+// FNV-1a over the tokens' bytes.
+uint64_t hash_of(std::span<const int32_t> tokens) {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const std::byte byte : std::as_bytes(tokens)) hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
 
 Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOptions& options, ThreadPool& pool) {
   Model model;
@@ -16,14 +30,39 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
   model.options_ = options;
   ONSET_ASSIGN(model.config_, read_config(*model.file_));
   ONSET_ASSIGN(BuiltLayers built, build_layers(*model.file_, model.config_, options.shard));
+  const std::vector<int32_t> tokens =
+      options.calibration.empty() ? calibration_tokens(model.config_.vocabulary, calibration_length) : options.calibration;
   const std::string identity =
-      packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count);
+      packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
+      fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(tokens));
   const bool cached = !options.packed_cache.empty() && options.precision == Precision::fast;
   const std::filesystem::path cache_file =
       cached ? options.packed_cache / fmt::format("{}-{:016x}.packed", model.file_->path().stem().string(),
                                                   std::hash<std::string>{}(identity))
              : std::filesystem::path();
-  auto weights = PackedWeights::make(built.plans, options.precision, cache_file, identity, pool, options.progress);
+  // Finding out what inputs look like takes about half of the time, packing the other half.
+  const auto part_of_progress = [&](double begin) {
+    return [&, begin](double share) { if (options.progress) options.progress(begin + share / 2); };
+  };
+  PackedWeights::ConditioningSource conditioning;
+  if (options.precision == Precision::fast) {
+    conditioning = [&]() -> Result<std::vector<Conditioning>> {
+      // A shard looks at the whole model's inputs and keeps its columns.
+      BuiltLayers whole;
+      if (options.shard.count > 1) {
+        ONSET_ASSIGN(whole, build_layers(*model.file_, model.config_, {}));
+      }
+      const BuiltLayers& layers = options.shard.count > 1 ? whole : built;
+      ONSET_ASSIGN(std::vector<Conditioning> all, calibrate(*model.file_, model.config_, layers, tokens, options.isa, pool, part_of_progress(0.0)));
+      for (size_t i = 0; i < all.size(); ++i) {
+        for (std::vector<float>* values : {&all[i].shift, &all[i].inverse}) {
+          *values = {values->begin() + built.plans[i].column_begin, values->begin() + built.plans[i].column_end};
+        }
+      }
+      return all;
+    };
+  }
+  auto weights = PackedWeights::make(built.plans, options.precision, cache_file, identity, conditioning, pool, part_of_progress(0.5));
   if (!weights.ok()) return weights.status().within(model.file_->path().string());
   model.weights_ = *std::move(weights);
   model.layers_ = std::move(built.layers);

@@ -29,6 +29,8 @@ struct ModelOptions {
   Precision precision = Precision::fast;
   Isa isa = Isa::generic;
   Shard shard;
+  // Fast precision: what runs to find out what inputs look like (calibration.h); empty: calibration_tokens().
+  std::vector<int32_t> calibration;
   // Where packed weights are kept between starts (fast precision only); empty: nowhere.
   std::filesystem::path packed_cache;
   // Called while weights are packed, with the share done (0 to 1), from any worker.
@@ -82,7 +84,7 @@ class Model {
   std::vector<std::unique_ptr<AlignedVector<std::byte>>> extra_;  // added heads
   const float* output_norm_ = nullptr;
   const StoredTensor* embedding_ = nullptr;
-  friend class LayerBuilder;
+  friend class Calibration;
 };
 
 }  // namespace onset

@@ -34,27 +34,6 @@ std::vector<size_t> offsets_of(const std::vector<WeightPlan>& plans, Precision p
   return offsets;
 }
 
-// Row `row` of a stacked matrix, dequantised.
-void read_weight_row(const WeightPlan& plan, int64_t row, std::span<float> values) {
-  for (const WeightPart& part : plan.parts) {
-    const int64_t rows = part.row_end - part.row_begin;
-    if (row >= rows) {
-      row -= rows;
-      continue;
-    }
-    const StoredTensor& tensor = *part.tensor;
-    const std::byte* stored = tensor.row(part.row_begin + row).data();
-    if (plan.in() == tensor.columns()) {
-      dequantize_row(tensor.dtype, stored, values);
-    } else {
-      std::vector<float> whole(tensor.columns());
-      dequantize_row(tensor.dtype, stored, whole);
-      std::memcpy(values.data(), whole.data() + plan.column_begin, values.size_bytes());
-    }
-    return;
-  }
-}
-
 bool all_finite(std::span<const float> values) {
   // x - x is 0 for every finite number and not a number otherwise; a sum keeps that without a branch for each.
   float sum = 0;
@@ -80,8 +59,9 @@ void forget_pages(const WeightPlan& plan) {
   }
 }
 
-Status pack_all(const std::vector<WeightPlan>& plans, const std::vector<size_t>& offsets, Precision precision, std::byte* memory,
-                ThreadPool& pool, const std::function<void(double)>& progress) {
+Status pack_all(const std::vector<WeightPlan>& plans, const std::vector<size_t>& offsets, Precision precision,
+                const std::vector<Conditioning>& conditioning, std::byte* memory, ThreadPool& pool,
+                const std::function<void(double)>& progress) {
   std::mutex mutex;
   std::string damaged;
   for (size_t i = 0; i < plans.size(); ++i) {
@@ -92,7 +72,9 @@ Status pack_all(const std::vector<WeightPlan>& plans, const std::vector<size_t>&
       const std::lock_guard lock(mutex);
       damaged = fmt::format("tensor {} holds values that are not finite (row {})", plan.name, row);
     };
-    pack_linear(precision, plan.in(), plan.out(), rows, memory + offsets[i], pool);
+    InputConditioning inputs;
+    if (!conditioning.empty()) inputs = {.shift = conditioning[i].shift, .inverse = conditioning[i].inverse};
+    pack_linear(precision, plan.in(), plan.out(), rows, inputs, memory + offsets[i], pool);
     if (!damaged.empty()) return Status(Code::invalid_argument, damaged);
     forget_pages(plan);
     if (progress) progress(static_cast<double>(i + 1) / static_cast<double>(plans.size()));
@@ -132,6 +114,26 @@ std::shared_ptr<const MappedFile> map_cache(const std::filesystem::path& path, c
 
 }  // namespace
 
+void read_weight_row(const WeightPlan& plan, int64_t row, std::span<float> values) {
+  for (const WeightPart& part : plan.parts) {
+    const int64_t rows = part.row_end - part.row_begin;
+    if (row >= rows) {
+      row -= rows;
+      continue;
+    }
+    const StoredTensor& tensor = *part.tensor;
+    const std::byte* stored = tensor.row(part.row_begin + row).data();
+    if (plan.in() == tensor.columns()) {
+      dequantize_row(tensor.dtype, stored, values);
+    } else {
+      std::vector<float> whole(tensor.columns());
+      dequantize_row(tensor.dtype, stored, whole);
+      std::memcpy(values.data(), whole.data() + plan.column_begin, values.size_bytes());
+    }
+    return;
+  }
+}
+
 std::string packed_identity(const ModelFile& file, Precision precision, int32_t shard_index, int32_t shard_count) {
   std::error_code ignored;
   const std::filesystem::path absolute = std::filesystem::absolute(file.path(), ignored);
@@ -146,7 +148,8 @@ std::string packed_identity(const ModelFile& file, Precision precision, int32_t 
 
 Result<PackedWeights> PackedWeights::make(const std::vector<WeightPlan>& plans, Precision precision,
                                           const std::filesystem::path& cache_file, const std::string& identity,
-                                          ThreadPool& pool, const std::function<void(double)>& progress) {
+                                          const ConditioningSource& conditioning, ThreadPool& pool,
+                                          const std::function<void(double)>& progress) {
   PackedWeights weights;
   const std::vector<size_t> offsets = offsets_of(plans, precision, weights.bytes_);
   const std::byte* data = nullptr;
@@ -160,7 +163,11 @@ Result<PackedWeights> PackedWeights::make(const std::vector<WeightPlan>& plans, 
   }
   if (data == nullptr) {
     ONSET_ASSIGN(const std::shared_ptr<std::byte> memory, allocate(weights.bytes_));
-    ONSET_TRY(pack_all(plans, offsets, precision, memory.get(), pool, progress));
+    std::vector<Conditioning> inputs;
+    if (conditioning) {
+      ONSET_ASSIGN(inputs, conditioning());
+    }
+    ONSET_TRY(pack_all(plans, offsets, precision, inputs, memory.get(), pool, progress));
     if (cached) {
       if (const Status status = write_cache(cache_file, identity, {memory.get(), weights.bytes_}); !status.ok()) {
         weights.warning_ = fmt::format("packed weights are not kept for the next start: {}", status.message());

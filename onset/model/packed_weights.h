@@ -34,6 +34,14 @@ struct WeightPlan {
   }
 };
 
+// For one matrix: input' = (input - shift) * inverse, both [in] (calibration.h).
+struct Conditioning {
+  std::vector<float> shift, inverse;
+};
+
+// Row `row` of a stacked matrix, dequantised: plan.in() values.
+void read_weight_row(const WeightPlan& plan, int64_t row, std::span<float> values);
+
 class PackedWeights {
  public:
   PackedWeights() = default;
@@ -42,10 +50,13 @@ class PackedWeights {
 
   // Packs the matrices of `plans`, or maps them from `cache_file` if that holds exactly these (same model file by path, size
   // and time, same layout version, same sizes). An empty path: no file. A file that cannot be written is no error but a
-  // warning(). Errors: invalid_argument for values that are not finite, naming the tensor; resource_exhausted for memory.
+  // warning(). `conditioning` is asked for each matrix's input conditioning when packing is needed; null: none.
+  // Errors: invalid_argument for values that are not finite, naming the tensor; resource_exhausted for memory; conditioning's.
+  using ConditioningSource = std::function<Result<std::vector<Conditioning>>()>;
   static Result<PackedWeights> make(const std::vector<WeightPlan>& plans, Precision precision,
                                     const std::filesystem::path& cache_file, const std::string& identity,
-                                    ThreadPool& pool, const std::function<void(double)>& progress);
+                                    const ConditioningSource& conditioning, ThreadPool& pool,
+                                    const std::function<void(double)>& progress);
 
   const std::vector<LinearWeight>& linear() const { return linear_; }
   // Adds a matrix whose bytes somebody else owns; returns its index.
@@ -53,6 +64,8 @@ class PackedWeights {
     linear_.push_back(weight);
     return static_cast<int32_t>(linear_.size()) - 1;
   }
+  // Where a matrix lies that was added without its bytes.
+  void set_data(int32_t index, const std::byte* data) { linear_[index].data = data; }
   size_t bytes() const { return bytes_; }
   bool from_cache() const { return from_cache_; }
   const std::string& warning() const { return warning_; }
