@@ -31,7 +31,7 @@ def default_model():
     """The path of the model that tools/start fetches; skips the test where it was never fetched."""
     path = CACHE / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.is_file():
-        raise unittest.SkipTest(f"{path.name} is missing: tools/fetch-model smollm2-135m-instruct")
+        raise unittest.SkipTest(f"{path.name} is missing: onset pull smollm2-135m-instruct")
     return path
 
 

@@ -169,5 +169,10 @@ step_silent() { "$@" >/dev/null 2>&1 </dev/null; }
 
 compiler_of() { sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$1/CMakeCache.txt" 2>/dev/null; }
 
-# fetch_default_model: prints the path of the default model, downloading it once.
-fetch_default_model() { "$top/tools/fetch-model" smollm2-135m-instruct; }
+# fetch_default_model PRESET: downloads the default model once, with the program just built (onset/store/models.h).
+fetch_default_model() {
+  local program="$top/build/$1/bin/onset" name=smollm2-135m-instruct
+  "$program" pull --list | grep "^$name .*(here)" >/dev/null && return 0
+  say "fetching the default model, once"
+  "$program" pull "$name" >&2
+}

@@ -163,7 +163,7 @@ def shared(path):
 def model(path):
     """A model of the cache folder. Raises Skip when it is missing."""
     if not path.is_file():
-        raise Skip(f"{path.name} is not in the models folder (tools/fetch-model --list)")
+        raise Skip(f"{path.name} is not in the models folder (onset pull --list)")
     return path
 
 
