@@ -112,7 +112,7 @@ set_up() {
     sudo -v || fail "packages are missing and sudo refused; as root, run: apt-get install ${missing[*]}"
   fi
   need_space /var/cache/apt 1500 "installing packages"
-  say "installing ${#missing[@]} packages: ${missing[*]}"
+  say "installing packages: ${missing[*]}"
   step "reading the package lists" "apt-get update failed, so packages cannot be installed" \
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update --error-on=any
   step "downloading and installing (one to five minutes)" "apt-get install failed" \
