@@ -402,62 +402,88 @@ Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
   return {};
 }
 
+// The outputs of one step: the norm on every wanted row, then each head on the rows that want it.
+class OutputRun {
+ public:
+  using Workspace = CpuExecutor::Workspace;
+
+  OutputRun(ThreadPool& pool, Workspace& workspace, const Model& model, std::span<const BatchOutput> outputs, OutputSink& sink)
+      : pool_(pool), workspace_(workspace), model_(model), outputs_(outputs), sink_(sink), width_(model.config().hidden) {
+    // Outputs of one head lie together; hidden rows first.
+    for (int32_t i = 0; i < static_cast<int32_t>(outputs.size()); ++i) order_.push_back(i);
+    std::sort(order_.begin(), order_.end(),
+              [this](int32_t a, int32_t b) { return std::pair(head_of(a), a) < std::pair(head_of(b), b); });
+  }
+
+  void run(std::span<const float* const> hidden) {
+    const auto count = static_cast<int32_t>(order_.size());
+    normed_.resize(static_cast<size_t>(count) * width_);
+    pool_.for_each(count, [&](int64_t i, int) {
+      float* row = normed_.data() + i * width_;
+      rms_norm(model_.isa(), {hidden[order_[i]], width_}, 1, width_, model_.output_norm(), model_.config().norm_epsilon, {row, width_});
+      if (head_of(order_[i]) < 0) sink_.output(order_[i], {row, static_cast<size_t>(width_)});
+    });
+    for (int32_t first = 0, last = 0; first < count; first = last) {
+      const int32_t head = head_of(order_[first]);
+      while (last < count && head_of(order_[last]) == head) ++last;
+      if (head < 0) continue;
+      if (last - first <= output_block_rows) {
+        share_columns(model_.head(head), first, last - first);
+      } else {
+        share_rows(model_.head(head), first, last - first);
+      }
+    }
+  }
+
+ private:
+  int32_t head_of(int32_t output) const { return outputs_[output].kind == OutputKind::hidden ? -1 : outputs_[output].head; }
+
+  void deliver(const LinearWeight& weight, int32_t first, int32_t rows, const float* logits) {
+    for (int32_t i = 0; i < rows; ++i) sink_.output(order_[first + i], {logits + i * weight.out, static_cast<size_t>(weight.out)});
+  }
+
+  // Few rows: the workers split the head's columns.
+  void share_columns(const LinearWeight& weight, int32_t first, int32_t rows) {
+    constexpr int64_t columns_at_once = 16 * linear_column_step;
+    std::byte* prepared = at_least(workspace_.shared_input, linear_input_bytes(weight, rows));
+    prepare_linear_input(model_.isa(), weight, normed_.data() + first * width_, width_, rows, prepared);
+    float* logits = at_least(workspace_.shared_logits, static_cast<size_t>(rows) * weight.out);
+    pool_.for_each((weight.out + columns_at_once - 1) / columns_at_once, [&](int64_t part, int) {
+      const int64_t column = part * columns_at_once;
+      multiply_linear(model_.isa(), weight, prepared, rows, column, std::min(weight.out, column + columns_at_once),
+                      {.data = logits, .stride = weight.out});
+    });
+    deliver(weight, first, rows, logits);
+  }
+
+  // Many rows: each worker takes blocks of them, whose logits are handed on before the next block's.
+  void share_rows(const LinearWeight& weight, int32_t first, int32_t rows) {
+    const int32_t blocks = (rows + output_block_rows - 1) / output_block_rows;
+    pool_.for_each(blocks, [&](int64_t block, int worker) {
+      const int32_t begin = first + static_cast<int32_t>(block) * output_block_rows;
+      const int32_t count = std::min(output_block_rows, first + rows - begin);
+      std::byte* prepared = at_least(workspace_.own_input[worker], linear_input_bytes(weight, count));
+      prepare_linear_input(model_.isa(), weight, normed_.data() + begin * width_, width_, count, prepared);
+      float* logits = at_least(workspace_.logits[worker], static_cast<size_t>(count) * weight.out);
+      multiply_linear(model_.isa(), weight, prepared, count, 0, weight.out, {.data = logits, .stride = weight.out});
+      deliver(weight, begin, count, logits);
+    });
+  }
+
+  ThreadPool& pool_;
+  Workspace& workspace_;
+  const Model& model_;
+  std::span<const BatchOutput> outputs_;
+  OutputSink& sink_;
+  const int64_t width_;
+  std::vector<int32_t> order_;
+  AlignedVector<float> normed_;
+};
+
 void CpuExecutor::run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
                               OutputSink& sink) {
   const double begin = now();
-  const int64_t width = model.config().hidden;
-  const Isa isa = model.isa();
-  const auto count = static_cast<int32_t>(outputs.size());
-  std::vector<int32_t> order(count);
-  for (int32_t i = 0; i < count; ++i) order[i] = i;
-  // Outputs of one kind and head lie together; hidden rows first.
-  const auto kind_of = [&](int32_t i) { return outputs[i].kind == OutputKind::hidden ? -1 : outputs[i].head; };
-  std::sort(order.begin(), order.end(),
-            [&](int32_t a, int32_t b) { return std::pair(kind_of(a), a) < std::pair(kind_of(b), b); });
-  AlignedVector<float> normed(static_cast<size_t>(count) * width);
-  pool_->for_each(count, [&](int64_t i, int) {
-    rms_norm(isa, {hidden[order[i]], width}, 1, width, model.output_norm(), model.config().norm_epsilon, {normed.data() + i * width, width});
-    if (kind_of(order[i]) < 0) sink.output(order[i], {normed.data() + i * width, static_cast<size_t>(width)});
-  });
-  for (int32_t first = 0; first < count;) {
-    const int32_t head = kind_of(order[first]);
-    int32_t last = first;
-    while (last < count && kind_of(order[last]) == head) ++last;
-    if (head >= 0) {
-      const LinearWeight& weight = model.head(head);
-      const float* input = normed.data() + int64_t{first} * width;
-      if (last - first <= output_block_rows) {
-        // Few: all workers share the columns.
-        std::byte* prepared = at_least(workspace_->shared_input, linear_input_bytes(weight, last - first));
-        prepare_linear_input(isa, weight, input, width, last - first, prepared);
-        float* logits = at_least(workspace_->shared_logits, static_cast<size_t>(last - first) * weight.out);
-        const int64_t steps = (weight.out + linear_column_step - 1) / linear_column_step;
-        constexpr int64_t steps_at_once = 16;
-        pool_->for_each((steps + steps_at_once - 1) / steps_at_once, [&](int64_t part, int) {
-          const int64_t column = part * steps_at_once * linear_column_step;
-          multiply_linear(isa, weight, prepared, last - first, column,
-                          std::min(weight.out, column + steps_at_once * linear_column_step), {.data = logits, .stride = weight.out});
-        });
-        for (int32_t i = first; i < last; ++i) {
-          sink.output(order[i], {logits + int64_t{i - first} * weight.out, static_cast<size_t>(weight.out)});
-        }
-      } else {
-        const int32_t blocks = (last - first + output_block_rows - 1) / output_block_rows;
-        pool_->for_each(blocks, [&](int64_t block, int worker) {
-          const auto at = static_cast<int32_t>(block) * output_block_rows;
-          const int32_t rows = std::min(output_block_rows, last - first - at);
-          std::byte* prepared = at_least(workspace_->own_input[worker], linear_input_bytes(weight, rows));
-          prepare_linear_input(isa, weight, input + at * width, width, rows, prepared);
-          float* logits = at_least(workspace_->logits[worker], static_cast<size_t>(rows) * weight.out);
-          multiply_linear(isa, weight, prepared, rows, 0, weight.out, {.data = logits, .stride = weight.out});
-          for (int32_t i = 0; i < rows; ++i) {
-            sink.output(order[first + at + i], {logits + i * weight.out, static_cast<size_t>(weight.out)});
-          }
-        });
-      }
-    }
-    first = last;
-  }
+  OutputRun(*pool_, *workspace_, model, outputs, sink).run(hidden);
   if (time_) time_("outputs", model.config().layers, begin, now());
 }
 

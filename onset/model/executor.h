@@ -70,6 +70,7 @@ class CpuExecutor : public Executor {
  private:
   struct Workspace;
   friend class LayerRun;
+  friend class OutputRun;
   ThreadPool* pool_;
   std::unique_ptr<Workspace> workspace_;
   ReduceHook reduce_;
