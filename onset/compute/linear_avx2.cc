@@ -55,9 +55,10 @@ float quantize_group(const float* values, int64_t count, std::byte* stored) {
 }  // namespace
 }  // namespace onset
 
+#include "onset/compute/rotation_kernels.inc"
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_avx2 = {rotate_row, prepare, multiply, multiply_reference};
+const LinearKernels linear_avx2 = {rotate, prepare, multiply, multiply_reference};
 }  // namespace onset
 #endif

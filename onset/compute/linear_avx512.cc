@@ -38,6 +38,7 @@ struct Floats {
   static Vector from_ints(const int32_t* from) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from)); }
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+  static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 };
 
 // The butterflies between the two halves of each pair of lanes: `swapped` is v with the halves exchanged, `sign` is -1
@@ -48,27 +49,12 @@ inline __m512 signs(__mmask16 minus) {
   return _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
 }
 
-void rotate_64(float* values) {
-  const __m512 sign1 = signs(0xaaaa), sign2 = signs(0xcccc), sign4 = signs(0xf0f0), sign8 = signs(0xff00);
-  __m512 v[4];
-  for (int i = 0; i < 4; ++i) {
-    __m512 x = _mm512_loadu_ps(values + 16 * i);
-    x = butterfly(x, _mm512_permute_ps(x, 0xb1), sign1);
-    x = butterfly(x, _mm512_permute_ps(x, 0x4e), sign2);
-    x = butterfly(x, _mm512_shuffle_f32x4(x, x, 0xb1), sign4);
-    v[i] = butterfly(x, _mm512_shuffle_f32x4(x, x, 0x4e), sign8);
-  }
-  const __m512 a = _mm512_add_ps(v[0], v[1]), b = _mm512_sub_ps(v[0], v[1]);
-  const __m512 c = _mm512_add_ps(v[2], v[3]), d = _mm512_sub_ps(v[2], v[3]);
-  _mm512_storeu_ps(values, _mm512_add_ps(a, c));
-  _mm512_storeu_ps(values + 16, _mm512_add_ps(b, d));
-  _mm512_storeu_ps(values + 32, _mm512_sub_ps(a, c));
-  _mm512_storeu_ps(values + 48, _mm512_sub_ps(b, d));
-}
-
-void rotate_row(const FastLayout& layout, float* values) {
-  if (layout.rotation != 64) return rotate_blocks(layout, values);
-  for (int64_t k = 0; k < layout.in; k += 64) rotate_64(values + k);
+// Strides 1, 2, 4 and 8.
+inline __m512 hadamard_lanes(__m512 v) {
+  v = butterfly(v, _mm512_permute_ps(v, 0xb1), signs(0xaaaa));
+  v = butterfly(v, _mm512_permute_ps(v, 0x4e), signs(0xcccc));
+  v = butterfly(v, _mm512_shuffle_f32x4(v, v, 0xb1), signs(0xf0f0));
+  return butterfly(v, _mm512_shuffle_f32x4(v, v, 0x4e), signs(0xff00));
 }
 
 float quantize_group(const float* values, int64_t count, std::byte* stored) {
@@ -102,9 +88,10 @@ float quantize_group(const float* values, int64_t count, std::byte* stored) {
 }  // namespace
 }  // namespace onset
 
+#include "onset/compute/rotation_kernels.inc"
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_avx512 = {rotate_row, prepare, multiply, multiply_reference};
+const LinearKernels linear_avx512 = {rotate, prepare, multiply, multiply_reference};
 }  // namespace onset
 #endif

@@ -13,9 +13,10 @@ inline __m256i dot_256(__m256i sum, __m256i four, __m256i weights) { return _mm2
 }  // namespace onset
 
 #include "onset/compute/linear_vnni256.inc"
+#include "onset/compute/rotation_kernels.inc"
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_evex_vnni = {rotate_row, prepare, multiply, multiply_reference};
+const LinearKernels linear_evex_vnni = {rotate, prepare, multiply, multiply_reference};
 }  // namespace onset
 #endif

@@ -66,13 +66,28 @@ struct Floats {
     for (int i = 0; i < lanes; ++i) a.lane[i] = a.lane[i] + b.lane[i];
     return a;
   }
+  static Vector sub(Vector a, const Vector& b) {
+    for (int i = 0; i < lanes; ++i) a.lane[i] = a.lane[i] - b.lane[i];
+    return a;
+  }
   static Vector mul(Vector a, const Vector& b) {
     for (int i = 0; i < lanes; ++i) a.lane[i] = a.lane[i] * b.lane[i];
     return a;
   }
 };
 
-void rotate_row(const FastLayout& layout, float* values) { rotate_blocks(layout, values); }
+// Strides 1, 2 and 4.
+Floats::Vector hadamard_lanes(Floats::Vector v) {
+  for (int stride = 1; stride < Floats::lanes; stride *= 2) {
+    for (int i = 0; i < Floats::lanes; ++i) {
+      if (i & stride) continue;
+      const float a = v.lane[i], b = v.lane[i + stride];
+      v.lane[i] = a + b;
+      v.lane[i + stride] = a - b;
+    }
+  }
+  return v;
+}
 
 float quantize_group(const float* values, int64_t count, std::byte* stored) {
   uint32_t largest = 0;
@@ -96,8 +111,9 @@ float quantize_group(const float* values, int64_t count, std::byte* stored) {
 }  // namespace
 }  // namespace onset
 
+#include "onset/compute/rotation_kernels.inc"
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_generic = {rotate_row, prepare, multiply, multiply_reference};
+const LinearKernels linear_generic = {rotate, prepare, multiply, multiply_reference};
 }  // namespace onset

@@ -34,9 +34,8 @@ struct Rotation {
 //   int8   values[padded_in]               at row_values; how they are stored depends on the instruction set:
 //                                          VNNI: value + 128 as an unsigned byte, and products start from `sums`;
 //                                          others: 16-bit values (there is room for those always)
-// and a product is  sum over groups g of (sum over k in g of value * weight) * row scale[g] * column scale[g],
-// plus the column's bias,
-// the inner sum exact in int32 (in <= 131,072), the outer one in float32 from the first group on.
+// and a product is  sum over groups g of (sum over k in g of value * weight) * row scale[g] * column scale[g], plus the
+// column's bias; the inner sum exact in int32 (in <= 131,072), the outer one in float32 from the first group on.
 struct FastLayout {
   int64_t in, out;
   int64_t padded_in;     // in rounded up to a multiple of 4
@@ -70,8 +69,8 @@ struct MultiplyCall {
 struct LinearKernels {
   void (*rotate)(const Rotation& rotation, float* values);
   // weight: the packed matrix. scratch: room for layout.in floats rounded up to a multiple of 64, 64-byte aligned.
-  void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride, int64_t rows, std::byte* prepared,
-                  float* scratch);
+  void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride,
+                  int64_t rows, std::byte* prepared, float* scratch);
   void (*multiply)(const FastLayout& layout, const MultiplyCall& call);
   void (*multiply_reference)(const ReferenceLayout& layout, const MultiplyCall& call);
 };

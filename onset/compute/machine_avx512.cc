@@ -36,12 +36,11 @@ struct Float32 {
   static void keep(Vector& v) { asm volatile("" : "+v"(v)); }
 };
 
-uint64_t read_block(const std::byte* data) {
+uint64_t read(const std::byte* data, int64_t bytes) {
   __m512i folded[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
-  for (int i = 0; i < 4096; i += 256) {
+  for (int64_t i = 0; i < bytes; i += 256) {
     for (int j = 0; j < 4; ++j) {
       folded[j] = _mm512_xor_si512(folded[j], _mm512_loadu_si512(data + i + 64 * j));
-      _mm_prefetch(reinterpret_cast<const char*>(data) + i + 64 * j + 2048, _MM_HINT_T0);
     }
   }
   const __m512i all = _mm512_xor_si512(_mm512_xor_si512(folded[0], folded[1]), _mm512_xor_si512(folded[2], folded[3]));

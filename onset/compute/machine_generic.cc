@@ -36,9 +36,9 @@ struct Float32 {
   static void keep(Vector& v) { asm volatile("" : "+m"(v)); }
 };
 
-uint64_t read_block(const std::byte* data) {
+uint64_t read(const std::byte* data, int64_t bytes) {
   uint64_t folded[8] = {};
-  for (int i = 0; i < 4096; i += 64) {
+  for (int64_t i = 0; i < bytes; i += 64) {
     uint64_t words[8];
     __builtin_memcpy(words, data + i, sizeof(words));
     for (int j = 0; j < 8; ++j) folded[j] ^= words[j];

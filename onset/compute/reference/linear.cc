@@ -21,16 +21,25 @@ std::vector<double> linear(std::span<const double> input, std::span<const double
 
 std::vector<double> rotate(std::span<const double> row) {
   const auto count = static_cast<int64_t>(row.size());
-  const int64_t block = std::min<int64_t>(count & -count, 64);
+  const int64_t power = count & -count;
+  std::vector<int64_t> factors;
+  for (int64_t left = count / power, prime = 3; prime <= 13; prime += 2) {
+    for (; left % prime == 0; left /= prime) factors.push_back(prime);
+  }
   std::vector<double> rotated(count);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t begin = i / block * block;
-    // Sylvester's Hadamard matrix: the sign of (i, j) is the parity of the bits that i and j share.
-    for (int64_t j = 0; j < block; ++j) {
-      const bool minus = std::popcount(static_cast<uint64_t>((i - begin) & j)) % 2 == 1;
-      rotated[i] += minus ? -row[begin + j] : row[begin + j];
+    for (int64_t j = 0; j < count; ++j) {
+      // Sylvester's Hadamard matrix: the sign of (i, j) is the parity of the bits that i and j share.
+      const bool minus = std::popcount(static_cast<uint64_t>((i % power) & (j % power))) % 2 == 1;
+      double element = (minus ? -1 : 1) / std::sqrt(static_cast<double>(power));
+      int64_t left_i = i / power, left_j = j / power;
+      for (const int64_t factor : factors) {
+        element *= (left_i % factor == left_j % factor ? 1.0 : 0.0) - 2.0 / static_cast<double>(factor);
+        left_i /= factor;
+        left_j /= factor;
+      }
+      if (left_i == left_j) rotated[i] += element * row[j];
     }
-    rotated[i] /= std::sqrt(static_cast<double>(block));
   }
   return rotated;
 }
