@@ -28,13 +28,13 @@ class Executor;
 struct ModelOptions {
   Precision precision = Precision::fast;
   Isa isa = Isa::generic;
-  Shard shard;
+  Shard shard = {};
   // Fast precision: what runs to find out what inputs look like (calibration.h); empty: calibration_tokens().
-  std::vector<int32_t> calibration;
+  std::vector<int32_t> calibration = {};
   // Where packed weights are kept between starts (fast precision only); empty: nowhere.
-  std::filesystem::path packed_cache;
+  std::filesystem::path packed_cache = {};
   // Called while weights are packed, with the share done (0 to 1), from any worker.
-  std::function<void(double)> progress;
+  std::function<void(double)> progress = {};
 };
 
 class Model {
