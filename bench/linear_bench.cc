@@ -55,34 +55,42 @@ LinearWeight random_weight(int64_t in, int64_t out, std::byte* data, ThreadPool&
   return {Precision::fast, in, out, data};
 }
 
-// One layer on `rows` rows, as the engine runs it: prepare by row blocks, multiply by row and column blocks.
+// One layer on `rows` rows, as the executor runs it: with many rows each worker takes some of them, with few rows each prepares
+// all of them for itself and takes some columns.
 struct Run {
   Isa isa;
   ThreadPool& pool;
   LinearWeight weight;
   int64_t rows;
   const float* input;
-  std::byte* prepared;
+  std::vector<AlignedVector<std::byte>>& prepared;  // one for each worker
   float* output;
 
-  void prepare() const {
-    const int64_t block = std::max<int64_t>(1, std::min<int64_t>(16, rows / pool.threads()));
-    pool.for_each((rows + block - 1) / block, [&](int64_t i, int) {
-      const int64_t begin = i * block, count = std::min(block, rows - begin);
-      prepare_linear_input(isa, weight, input + begin * weight.in, weight.in, count,
-                           prepared + linear_input_bytes(weight, begin));
-    });
-  }
-  void multiply() const {
-    const int64_t panels = (weight.out + linear_column_step - 1) / linear_column_step;
+  void operator()(bool prepare = true) const {
+    const int threads = pool.threads();
     const LinearOutput target{output, weight.out};
     pool.run([&](int worker) {
-      const int64_t begin = panels * worker / pool.threads() * linear_column_step;
-      const int64_t end = std::min(weight.out, panels * (worker + 1) / pool.threads() * linear_column_step);
-      multiply_linear(isa, weight, prepared, rows, begin, end, target);
+      std::byte* own = prepared[worker].data();
+      if (rows >= 16 * threads) {
+        const int64_t begin = rows * worker / threads, count = rows * (worker + 1) / threads - begin;
+        if (prepare) prepare_linear_input(isa, weight, input + begin * weight.in, weight.in, count, own);
+        multiply_linear(isa, weight, own, count, 0, weight.out, {output + begin * weight.out, weight.out});
+        return;
+      }
+      if (prepare) prepare_linear_input(isa, weight, input, weight.in, rows, own);
+      const int64_t steps = (weight.out + linear_column_step - 1) / linear_column_step;
+      const int64_t begin = steps * worker / threads * linear_column_step;
+      const int64_t end = std::min(weight.out, steps * (worker + 1) / threads * linear_column_step);
+      if (begin < end) multiply_linear(isa, weight, own, rows, begin, end, target);
     });
   }
 };
+
+std::vector<AlignedVector<std::byte>> buffers(const ThreadPool& pool, size_t bytes) {
+  std::vector<AlignedVector<std::byte>> buffers(pool.threads());
+  for (auto& buffer : buffers) buffer.resize(bytes);
+  return buffers;
+}
 
 void bench_shapes(Isa isa, ThreadPool& pool) {
   const int64_t shapes[][2] = {{576, 960}, {576, 576}, {576, 3072}, {1536, 576}, {640, 2048}, {2048, 640}};
@@ -91,18 +99,18 @@ void bench_shapes(Isa isa, ThreadPool& pool) {
     const LinearWeight weight = random_weight(in, out, memory, pool);
     for (const int64_t rows : {1, 2, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 333, 512}) {
       AlignedVector<float> input(rows * in), output(rows * out);
-      AlignedVector<std::byte> prepared(linear_input_bytes(weight, rows));
+      auto prepared = buffers(pool, linear_input_bytes(weight, rows));
       std::mt19937 random(1);
       std::normal_distribution<float> normal;
       for (float& value : input) value = normal(random);
-      const Run run{isa, pool, weight, rows, input.data(), prepared.data(), output.data()};
+      const Run run{isa, pool, weight, rows, input.data(), prepared, output.data()};
       double peak = 0, whole = 1e30, multiply = 1e30;
       const double operations = 2.0 * static_cast<double>(rows * in * out);
       const int repeats = static_cast<int>(std::clamp(2e10 / operations, 5.0, 2000.0));
       for (int i = 0; i < 3; ++i) {
         peak = std::max(peak, measure_int8_peak(isa, pool));
-        whole = std::min(whole, best_of(repeats, [&] { run.prepare(); run.multiply(); }));
-        multiply = std::min(multiply, best_of(repeats, [&] { run.multiply(); }));
+        whole = std::min(whole, best_of(repeats, [&] { run(); }));
+        multiply = std::min(multiply, best_of(repeats, [&] { run(false); }));
       }
       std::printf("%-9s in %5ld out %5ld rows %4ld  %8.1f us  %6.3f Tops  %5.1f%% of int8 peak  (products alone %5.1f%%, peak %.3f)\n",
                   isa_name(isa), in, out, rows, whole * 1e6, operations / whole * 1e-12, 100 * operations / whole / peak,
@@ -132,21 +140,19 @@ void bench_decode(Isa isa, ThreadPool& pool) {
   std::printf("packed %.1f MB in %.3f s\n", static_cast<double>(bytes) * 1e-6, now() - begin);
   for (const int64_t rows : {1, 2, 3, 4, 5, 6, 8, 12, 16, 24}) {
     AlignedVector<float> input(rows * 1536), output(rows * 49152);
-    AlignedVector<std::byte> prepared(linear_input_bytes(weights[3], rows));
+    auto prepared = buffers(pool, linear_input_bytes(weights[3], rows));
     for (size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>(i % 17) - 8;
     double peak = 0, best = 1e30, products = 1e30;
     for (int i = 0; i < 5; ++i) {
       peak = std::max(peak, measure_read_peak(isa, pool));
       best = std::min(best, best_of(12, [&] {
         for (const LinearWeight& weight : weights) {
-          const Run run{isa, pool, weight, rows, input.data(), prepared.data(), output.data()};
-          prepare_linear_input(isa, weight, input.data(), weight.in, rows, prepared.data());
-          run.multiply();
+          Run{isa, pool, weight, rows, input.data(), prepared, output.data()}();
         }
       }));
       products = std::min(products, best_of(12, [&] {
         for (const LinearWeight& weight : weights) {
-          Run{isa, pool, weight, rows, input.data(), prepared.data(), output.data()}.multiply();
+          Run{isa, pool, weight, rows, input.data(), prepared, output.data()}(false);
         }
       }));
     }

@@ -50,29 +50,25 @@ void write_conditioning(const FastLayout& layout, const InputConditioning& condi
   }
 }
 
-// One column of a panel: rotates the row, finds each group's scale and stores integers, sums and scales.
+// One column of a panel: rotates the row, finds its scale and stores integers, sum and scale.
 void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, std::span<float> row, int64_t column,
                       std::byte* panel) {
   kernels.rotate(layout.rotation, row.data());
+  float largest = 0;
+  for (const float value : row) largest = std::max(largest, std::abs(value));
+  const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
   auto* weights = reinterpret_cast<int8_t*>(panel) + column * 4;
-  for (int64_t g = 0, begin = 0; g < layout.groups; ++g, begin += layout.group) {
-    const int64_t end = std::min(begin + layout.group, layout.in);
-    float largest = 0;
-    for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(row[k]));
-    const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
-    for (int64_t k = begin; k < end; ++k) {
-      // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
-      const auto weight = static_cast<int8_t>(std::bit_cast<uint32_t>(row[k] * inverse + 12582912.0f));
-      weights[k / 4 * (4 * columns_of_panel) + k % 4] = weight;
-      sum += weight;
-    }
-    const int64_t place = g * columns_of_panel + column;
-    reinterpret_cast<int32_t*>(panel + layout.panel_sums)[place] = -128 * sum;
-    // The rotation of rows is not normalised: the product of both transforms is `power` times the matrix product.
-    reinterpret_cast<float*>(panel + layout.panel_scales)[place] =
-        inverse == 0.0f ? 0.0f : largest / (127.0f * static_cast<float>(layout.rotation.power));
+  int32_t sum = 0;
+  for (int64_t k = 0; k < layout.in; ++k) {
+    // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
+    const auto weight = static_cast<int8_t>(std::bit_cast<uint32_t>(row[k] * inverse + 12582912.0f));
+    weights[k / 4 * (4 * columns_of_panel) + k % 4] = weight;
+    sum += weight;
   }
+  reinterpret_cast<int32_t*>(panel + layout.panel_sums)[column] = -128 * sum;
+  // The rotation of rows is not normalised: the product of both transforms is `power` times the matrix product.
+  reinterpret_cast<float*>(panel + layout.panel_scales)[column] =
+      inverse == 0.0f ? 0.0f : largest / (127.0f * static_cast<float>(layout.rotation.power));
 }
 
 }  // namespace
@@ -85,21 +81,19 @@ const char* precision_name(Precision precision) {
   return "unknown";
 }
 
-uint32_t linear_layout_version() { return 2; }
+uint32_t linear_layout_version() { return 3; }
 
 FastLayout fast_layout(int64_t in, int64_t out) {
   FastLayout layout;
   layout.in = in;
   layout.out = out;
   layout.padded_in = round_up(in, 4);
-  layout.group = layout.padded_in;
-  layout.groups = 1;
   layout.rotation = rotation_for(in);
-  layout.row_values = round_up(layout.groups * 4, 64);
+  layout.row_values = 64;
   layout.row_bytes = layout.row_values + 2 * round_up(in, 64);
   layout.panel_sums = layout.padded_in * columns_of_panel;
-  layout.panel_scales = layout.panel_sums + layout.groups * columns_of_panel * 4;
-  layout.panel_biases = layout.panel_scales + layout.groups * columns_of_panel * 4;
+  layout.panel_scales = layout.panel_sums + columns_of_panel * 4;
+  layout.panel_biases = layout.panel_scales + columns_of_panel * 4;
   layout.panel_bytes = layout.panel_biases + columns_of_panel * 4;
   layout.conditioning = panels(out) * layout.panel_bytes;
   layout.conditioning_bytes = round_up(in * 4, 64);
@@ -174,7 +168,7 @@ void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* inpu
     return;
   }
   const FastLayout layout = fast_layout(weight.in, weight.out);
-  const int64_t needed = round_up(weight.in, 64);
+  const int64_t needed = 2 * round_up(weight.in, 64);
   // Rows longer than this are rare enough for an allocation.
   constexpr int64_t on_stack = 4096;
   alignas(64) float stack[on_stack];

@@ -22,10 +22,6 @@ struct Ints {
 
   static Vector zero() { return _mm256_setzero_si256(); }
   static Vector load(const int32_t*) { return zero(); }  // only for biased values
-  static void store(int32_t* to, Vector v) {
-    const __m256i pairs = _mm256_permute4x64_epi64(_mm256_hadd_epi32(v, v), 0x08);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(pairs));
-  }
   static Vector four(const std::byte* from) {
     int64_t values;
     __builtin_memcpy(&values, from, sizeof(values));
@@ -40,16 +36,23 @@ struct Ints {
     asm("" : "+x"(sum));  // keeps Clang from adding products to each other first, for which registers do not suffice
     return sum;
   }
+  // Adds neighbours; vpermq puts the halves of two vectors in order.
+  template <int V>
+  static ONSET_INLINE void to_floats(const Vector (&sums)[V], __m256 (&values)[V / 2]) {
+    ONSET_UNROLL
+    for (int v = 0; v < V / 2; ++v) {
+      const __m256i pairs = _mm256_hadd_epi32(sums[2 * v], sums[2 * v + 1]);
+      values[v] = _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(pairs, 0xd8));
+    }
+  }
 };
 
-float quantize_group(const float* values, int64_t count, std::byte* stored) {
-  const QuantizerScale scale = group_scale(values, count);
-  const __m256 inverse = _mm256_set1_ps(scale.inverse);
+void quantize_row(const float* values, int64_t count, float scale_inverse, std::byte* stored) {
+  const __m256 inverse = _mm256_set1_ps(scale_inverse);
   for (int64_t k = 0; k < count; k += 16) {
     const __m256i packed = _mm256_packs_epi32(quantize_8(values + k, inverse), quantize_8(values + k + 8, inverse));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(stored + 2 * k), _mm256_permute4x64_epi64(packed, 0xd8));
   }
-  return scale.scale;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "onset/compute/linear_kernels.h"
 #include "onset/compute/linear_quantizer.inc"
+#include "onset/compute/unroll.inc"
 
 namespace onset {
 namespace {
@@ -18,7 +19,6 @@ struct Ints {
 
   static Vector zero() { return _mm512_setzero_si512(); }
   static Vector load(const int32_t* from) { return _mm512_loadu_si512(from); }
-  static void store(int32_t* to, Vector v) { _mm512_storeu_si512(to, v); }
   static Vector four(const std::byte* from) {
     int32_t bytes;
     __builtin_memcpy(&bytes, from, sizeof(bytes));
@@ -27,6 +27,11 @@ struct Ints {
   static Vector weights(const std::byte* from) { return _mm512_loadu_si512(from); }
   static Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
   static Vector dot(Vector sum, Vector four, Vector weights) { return _mm512_dpbusd_epi32(sum, four, weights); }
+  template <int V>
+  static ONSET_INLINE void to_floats(const Vector (&sums)[V], __m512 (&values)[V]) {
+    ONSET_UNROLL
+    for (int v = 0; v < V; ++v) values[v] = _mm512_cvtepi32_ps(sums[v]);
+  }
 };
 
 struct Floats {
@@ -35,7 +40,6 @@ struct Floats {
   static Vector load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Vector v) { _mm512_storeu_ps(to, v); }
   static Vector broadcast(float value) { return _mm512_set1_ps(value); }
-  static Vector from_ints(const int32_t* from) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(from)); }
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
@@ -57,7 +61,7 @@ inline __m512 hadamard_lanes(__m512 v) {
   return butterfly(v, _mm512_shuffle_f32x4(v, v, 0x4e), signs(0xff00));
 }
 
-float quantize_group(const float* values, int64_t count, std::byte* stored) {
+QuantizerScale row_scale(const float* values, int64_t count) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
   for (int64_t k = 0; k < count; k += 64) {
@@ -68,8 +72,11 @@ float quantize_group(const float* values, int64_t count, std::byte* stored) {
   }
   const int bits = _mm512_reduce_max_epi32(
       _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
-  const QuantizerScale scale = quantizer_scale(static_cast<uint32_t>(bits));
-  const __m512 inverse = _mm512_set1_ps(scale.inverse);
+  return quantizer_scale(static_cast<uint32_t>(bits));
+}
+
+void quantize_row(const float* values, int64_t count, float scale_inverse, std::byte* stored) {
+  const __m512 inverse = _mm512_set1_ps(scale_inverse);
   const __m512i bias = _mm512_set1_epi8(static_cast<char>(0x80));
   // Packing works within 128-bit quarters: these are the places of the 32-bit groups afterwards.
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -82,7 +89,6 @@ float quantize_group(const float* values, int64_t count, std::byte* stored) {
     packed = _mm512_xor_si512(_mm512_permutexvar_epi32(order, packed), bias);
     _mm512_storeu_si512(stored + k, packed);
   }
-  return scale.scale;
 }
 
 }  // namespace

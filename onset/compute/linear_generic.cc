@@ -5,6 +5,8 @@
 namespace onset {
 namespace {
 
+struct FloatVector { float lane[8]; };
+
 struct Ints {
   static constexpr int columns = 8;
   static constexpr int value_bytes = 2;
@@ -16,9 +18,6 @@ struct Ints {
 
   static Vector zero() { return {}; }
   static Vector load(const int32_t*) { return zero(); }  // only for biased values
-  static void store(int32_t* to, const Vector& v) {
-    for (int i = 0; i < columns; ++i) to[i] = v.lane[i];
-  }
   static Four four(const std::byte* from) {
     Four four;
     __builtin_memcpy(four.value, from, sizeof(four.value));
@@ -39,11 +38,17 @@ struct Ints {
     }
     return sum;
   }
+  template <int V>
+  static void to_floats(const Vector (&sums)[V], FloatVector (&values)[V]) {
+    for (int v = 0; v < V; ++v) {
+      for (int i = 0; i < columns; ++i) values[v].lane[i] = static_cast<float>(sums[v].lane[i]);
+    }
+  }
 };
 
 struct Floats {
   static constexpr int lanes = 8, registers = 4;
-  struct Vector { float lane[lanes]; };
+  using Vector = FloatVector;
   static Vector load(const float* from) {
     Vector v;
     for (int i = 0; i < lanes; ++i) v.lane[i] = from[i];
@@ -55,11 +60,6 @@ struct Floats {
   static Vector broadcast(float value) {
     Vector v;
     for (int i = 0; i < lanes; ++i) v.lane[i] = value;
-    return v;
-  }
-  static Vector from_ints(const int32_t* from) {
-    Vector v;
-    for (int i = 0; i < lanes; ++i) v.lane[i] = static_cast<float>(from[i]);
     return v;
   }
   static Vector add(Vector a, const Vector& b) {
@@ -89,7 +89,7 @@ Floats::Vector hadamard_lanes(Floats::Vector v) {
   return v;
 }
 
-float quantize_group(const float* values, int64_t count, std::byte* stored) {
+QuantizerScale row_scale(const float* values, int64_t count) {
   uint32_t largest = 0;
   for (int64_t k = 0; k < count; ++k) {
     uint32_t bits;
@@ -97,15 +97,17 @@ float quantize_group(const float* values, int64_t count, std::byte* stored) {
     bits &= 0x7fffffffu;
     largest = bits > largest ? bits : largest;
   }
-  const QuantizerScale scale = quantizer_scale(largest);
+  return quantizer_scale(largest);
+}
+
+void quantize_row(const float* values, int64_t count, float scale_inverse, std::byte* stored) {
   for (int64_t k = 0; k < count; ++k) {
     // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
-    const float shifted = values[k] * scale.inverse + 12582912.0f;
+    const float shifted = values[k] * scale_inverse + 12582912.0f;
     uint32_t bits;
     __builtin_memcpy(&bits, &shifted, sizeof(bits));
     reinterpret_cast<int16_t*>(stored)[k] = static_cast<int8_t>(bits);
   }
-  return scale.scale;
 }
 
 }  // namespace

@@ -25,22 +25,22 @@ struct Rotation {
 
 // The fast precision. A packed matrix is ceil(out / 32) panels, one after the other. Panel p holds columns 32p..32p+31:
 //   int8   weights[padded_in / 4][32][4]   at 0: four consecutive k of one column side by side, as vpdpbusd reads them
-//   int32  sums[groups][32]                at panel_sums: -128 times the sum of the group's weights
-//   float  scales[groups][32]              at panel_scales
+//   int32  sums[32]                        at panel_sums: -128 times the sum of the column's weights
+//   float  scales[32]                      at panel_scales
 //   float  biases[32]                      at panel_biases: weight * shift (InputConditioning)
 // After the panels, at `conditioning`: float shift[in], then inverse[in], each in a stretch of a multiple of 64 bytes.
 // Weights past `in` or `out` are 0. A prepared row is
-//   float  scales[groups]                  at 0
+//   float  scale                           at 0
 //   int8   values[padded_in]               at row_values; how they are stored depends on the instruction set:
 //                                          VNNI: value + 128 as an unsigned byte, and products start from `sums`;
 //                                          others: 16-bit values (there is room for those always)
-// and a product is  sum over groups g of (sum over k in g of value * weight) * row scale[g] * column scale[g], plus the
-// column's bias; the inner sum exact in int32 (in <= 131,072), the outer one in float32 from the first group on.
+// and a product is  (sum over k of value * weight) * row scale * column scale + the column's bias,  the sum exact in int32
+// (in <= 131,072), the rest in float32, each operation rounded. One scale for a row and one for a column: with the
+// conditioning that is as near to float32 as llama.cpp's blocks of 32 are (docs/results.md), and the kernel
+// needs no float arithmetic but at the end of a sum; a scale for every 64 values of a row costs 20 % of the speed.
 struct FastLayout {
   int64_t in, out;
   int64_t padded_in;     // in rounded up to a multiple of 4
-  int64_t group;         // values of a row that share a scale: a multiple of 64, or padded_in
-  int64_t groups;        // the last one may be shorter
   Rotation rotation;
   int64_t row_bytes, row_values;
   int64_t panel_bytes, panel_sums, panel_scales, panel_biases;
@@ -68,7 +68,7 @@ struct MultiplyCall {
 
 struct LinearKernels {
   void (*rotate)(const Rotation& rotation, float* values);
-  // weight: the packed matrix. scratch: room for layout.in floats rounded up to a multiple of 64, 64-byte aligned.
+  // weight: the packed matrix. scratch: twice layout.in floats rounded up to a multiple of 64, 64-byte aligned.
   void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride,
                   int64_t rows, std::byte* prepared, float* scratch);
   void (*multiply)(const FastLayout& layout, const MultiplyCall& call);

@@ -119,9 +119,8 @@ struct Fast {
     const int64_t place = (k / 4 * linear_panel_columns + n % linear_panel_columns) * 4 + k % 4;
     return static_cast<int8_t>(panel(weight, n)[place]);
   }
-  float column_scale(const LinearWeight& weight, int64_t n, int64_t g) const {
-    return reinterpret_cast<const float*>(panel(weight, n) + layout.panel_scales)[g * linear_panel_columns +
-                                                                                 n % linear_panel_columns];
+  float column_scale(const LinearWeight& weight, int64_t n) const {
+    return reinterpret_cast<const float*>(panel(weight, n) + layout.panel_scales)[n % linear_panel_columns];
   }
   float bias(const LinearWeight& weight, int64_t n) const {
     return reinterpret_cast<const float*>(panel(weight, n) + layout.panel_biases)[n % linear_panel_columns];
@@ -131,27 +130,19 @@ struct Fast {
     if (isa == Isa::avx_vnni || isa == Isa::avx512) return static_cast<int>(values[k]) - 128;
     return reinterpret_cast<const int16_t*>(values)[k];
   }
-  float row_scale(const std::byte* prepared, int64_t r, int64_t g) const {
-    return reinterpret_cast<const float*>(prepared + r * layout.row_bytes)[g];
+  float row_scale(const std::byte* prepared, int64_t r) const {
+    return *reinterpret_cast<const float*>(prepared + r * layout.row_bytes);
   }
 };
 
 std::vector<double> as_doubles(const float* values, int64_t count) { return {values, values + count}; }
 
 // The integers are those of the rotated row in double precision, but where that is within rounding of a tie.
-void expect_quantized(const std::vector<double>& rotated, int64_t group, double rotation_norm,
-                      const std::function<int(int64_t)>& integer, const std::function<float(int64_t)>& scale) {
-  const reference::Quantized expected = reference::quantize(rotated, group);
-  double largest = 0;
-  for (const double value : rotated) largest = std::max(largest, std::abs(value));
-  for (size_t g = 0; g < expected.scales.size(); ++g) {
-    EXPECT_NEAR(scale(static_cast<int64_t>(g)) * rotation_norm, expected.scales[g], 1e-5 * expected.scales[g] + 1e-7 * largest);
-  }
+void expect_quantized(const std::vector<double>& rotated, float scale, const std::function<int(int64_t)>& integer) {
+  const reference::Quantized expected = reference::quantize(rotated);
+  EXPECT_NEAR(scale, expected.scale, 1e-5 * expected.scale);
   for (size_t k = 0; k < rotated.size(); ++k) {
-    const double scaled = rotated[k] / std::max(expected.scales[k / group], 1e-30);
-    // Rounding errors of the transform are relative to the largest value of its block.
-    const double tolerance = 2e-5 * std::max(127.0, largest / std::max(expected.scales[k / group], 1e-30));
-    EXPECT_LE(std::abs(integer(static_cast<int64_t>(k)) - scaled), 0.5 + tolerance) << "k " << k;
+    EXPECT_LE(std::abs(integer(static_cast<int64_t>(k)) - expected.integers[k]), 0.5 + 3e-3) << "k " << k;
   }
 }
 
@@ -162,10 +153,8 @@ TEST(Linear, PackedIntegersAreTheRotatedWeights) {
     const Fast fast(layer.weight);
     for (int64_t n = 0; n < shape.out; n += 7) {
       const std::vector<double> rotated = reference::rotate(layer.conditioned_weights(n));
-      expect_quantized(
-          rotated, fast.layout.group, std::sqrt(static_cast<double>(fast.layout.rotation.power)),
-          [&](int64_t k) { return fast.weight_at(layer.weight, n, k); },
-          [&](int64_t g) { return fast.column_scale(layer.weight, n, g); });
+      const float scale = fast.column_scale(layer.weight, n) * std::sqrt(static_cast<float>(fast.layout.rotation.power));
+      expect_quantized(rotated, scale, [&](int64_t k) { return fast.weight_at(layer.weight, n, k); });
     }
   }
 }
@@ -179,10 +168,8 @@ TEST(Linear, PreparedIntegersAreTheRotatedRows) {
       const auto prepared = layer.prepare(isa);
       for (int64_t r = 0; r < shape.rows; ++r) {
         const std::vector<double> rotated = reference::rotate(layer.conditioned_input(r));
-        expect_quantized(
-            rotated, fast.layout.group, 1 / std::sqrt(static_cast<double>(fast.layout.rotation.power)),
-            [&](int64_t k) { return fast.value_at(isa, prepared.data(), r, k); },
-            [&](int64_t g) { return fast.row_scale(prepared.data(), r, g); });
+        const float scale = fast.row_scale(prepared.data(), r) / std::sqrt(static_cast<float>(fast.layout.rotation.power));
+        expect_quantized(rotated, scale, [&](int64_t k) { return fast.value_at(isa, prepared.data(), r, k); });
       }
     }
   }
@@ -199,16 +186,12 @@ TEST(Linear, FastProductsAreExact) {
       const std::vector<float> output = layer.multiply(isa, true);
       for (int64_t r = 0; r < shape.rows; ++r) {
         for (int64_t n = 0; n < shape.out; ++n) {
-          float total = 0;
-          for (int64_t g = 0; g < fast.layout.groups; ++g) {
-            int64_t sum = 0;
-            for (int64_t k = g * fast.layout.group; k < std::min(shape.in, (g + 1) * fast.layout.group); ++k) {
-              sum += fast.value_at(isa, prepared.data(), r, k) * fast.weight_at(layer.weight, n, k);
-            }
-            float value = static_cast<float>(sum) * fast.row_scale(prepared.data(), r, g);
-            value = value * fast.column_scale(layer.weight, n, g);
-            total = g == 0 ? value : total + value;
+          int64_t sum = 0;
+          for (int64_t k = 0; k < shape.in; ++k) {
+            sum += fast.value_at(isa, prepared.data(), r, k) * fast.weight_at(layer.weight, n, k);
           }
+          float total = static_cast<float>(sum) * fast.row_scale(prepared.data(), r);
+          total = total * fast.column_scale(layer.weight, n);
           total = total + fast.bias(layer.weight, n);
           ASSERT_EQ(output[r * shape.out + n], total + layer.bias[n]) << "row " << r << " column " << n;
         }

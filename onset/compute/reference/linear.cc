@@ -44,16 +44,12 @@ std::vector<double> rotate(std::span<const double> row) {
   return rotated;
 }
 
-Quantized quantize(std::span<const double> row, int64_t group) {
+Quantized quantize(std::span<const double> row) {
+  double largest = 0;
+  for (const double value : row) largest = std::max(largest, std::abs(value));
   Quantized result;
-  const auto count = static_cast<int64_t>(row.size());
-  for (int64_t begin = 0; begin < count; begin += group) {
-    const int64_t end = std::min(begin + group, count);
-    double largest = 0;
-    for (int64_t k = begin; k < end; ++k) largest = std::max(largest, std::abs(row[k]));
-    result.scales.push_back(largest / 127);
-    for (int64_t k = begin; k < end; ++k) result.integers.push_back(largest > 0 ? row[k] / result.scales.back() : 0.0);
-  }
+  result.scale = largest / 127;
+  for (const double value : row) result.integers.push_back(largest > 0 ? value / result.scale : 0.0);
   return result;
 }
 

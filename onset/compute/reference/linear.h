@@ -16,12 +16,12 @@ std::vector<double> linear(std::span<const double> input, std::span<const double
 // sum over j of rotation(i, j) * row[j], rotation being symmetric or not, but orthogonal.
 std::vector<double> rotate(std::span<const double> row);
 
-// A row (already rotated) as small integers with one scale for each group of `group` values (the last may be shorter):
-// scale = largest magnitude / 127 and integer = value / scale, not rounded, so that a test sees how near to a tie it is.
+// A row (already rotated) as small integers with one scale: scale = largest magnitude / 127 and integer = value / scale, not
+// rounded, so that a test sees how near to a tie it is.
 struct Quantized {
   std::vector<double> integers;
-  std::vector<double> scales;
+  double scale = 0;
 };
-Quantized quantize(std::span<const double> row, int64_t group);
+Quantized quantize(std::span<const double> row);
 
 }  // namespace onset::reference
