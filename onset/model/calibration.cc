@@ -7,9 +7,14 @@
 #include <random>
 
 #include "onset/model/executor.h"
+#include "onset/text/tokenizer_gguf.h"
 
 namespace onset {
 namespace {
+
+constexpr std::string_view calibration_text =
+#include "onset/model/calibration_text.inc"
+    ;
 
 // Keeps factors of channels that hardly move (in the input or in the weight) within reason.
 constexpr double floor_share = 0.003;
@@ -58,9 +63,18 @@ Conditioning conditioning_of(const WeightPlan& plan, std::span<const float> inpu
 
 }  // namespace
 
-std::vector<int32_t> calibration_tokens(int32_t vocabulary, int32_t count) {
+std::vector<int32_t> calibration_tokens(const ModelFile& file, int32_t vocabulary, int32_t most) {
+  if (const Result<Tokenizer> tokenizer = load_tokenizer(file); tokenizer.ok()) {
+    if (Result<std::vector<TokenId>> ids = tokenizer->encode(calibration_text); ids.ok()) {
+      const bool fits = std::all_of(ids->begin(), ids->end(), [&](int32_t id) { return id >= 0 && id < vocabulary; });
+      if (fits && ids->size() > 64) {
+        ids->resize(std::min<size_t>(ids->size(), static_cast<size_t>(most)));
+        return *std::move(ids);
+      }
+    }
+  }
   std::mt19937 random(2026);
-  std::vector<int32_t> tokens(count);
+  std::vector<int32_t> tokens(most);
   for (int32_t& token : tokens) token = static_cast<int32_t>(random() % static_cast<uint32_t>(vocabulary));
   return tokens;
 }

@@ -21,10 +21,11 @@
 namespace onset {
 
 // Changes whenever the same model and tokens would give other numbers.
-inline constexpr int calibration_version = 1;
+inline constexpr int calibration_version = 2;
 
-// Tokens that stand for ordinary use where nobody has given better ones: drawn evenly from the vocabulary by a fixed generator.
-std::vector<int32_t> calibration_tokens(int32_t vocabulary, int32_t count);
+// Tokens that stand for ordinary use: a text of prose, talk, numbers and code (calibration_text.inc) in the model's own vocabulary, at most `most` of
+// them. For a file without a tokenizer that this program knows: drawn evenly from the vocabulary by a fixed generator.
+std::vector<int32_t> calibration_tokens(const ModelFile& file, int32_t vocabulary, int32_t most);
 
 // Runs `tokens` through the model in reference precision, one layer's weights in memory at a time, and derives each matrix's conditioning
 // (one for each of `built.plans`). The result depends on the model and the tokens alone, not on threads or instruction set.

@@ -13,7 +13,7 @@ namespace onset {
 namespace {
 
 // Tokens of the calibration run: enough for stable means, few enough for the first start.
-constexpr int32_t calibration_length = 512;
+constexpr int32_t calibration_length = 1024;
 
 // FNV-1a over the tokens' bytes.
 uint64_t hash_of(std::span<const int32_t> tokens) {
@@ -30,11 +30,9 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
   model.options_ = options;
   ONSET_ASSIGN(model.config_, read_config(*model.file_));
   ONSET_ASSIGN(BuiltLayers built, build_layers(*model.file_, model.config_, options.shard));
-  const std::vector<int32_t> tokens =
-      options.calibration.empty() ? calibration_tokens(model.config_.vocabulary, calibration_length) : options.calibration;
   const std::string identity =
       packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
-      fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(tokens));
+      fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration));
   const bool cached = !options.packed_cache.empty() && options.precision == Precision::fast;
   const std::filesystem::path cache_file =
       cached ? options.packed_cache / fmt::format("{}-{:016x}.packed", model.file_->path().stem().string(),
@@ -52,6 +50,8 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
       if (options.shard.count > 1) {
         ONSET_ASSIGN(whole, build_layers(*model.file_, model.config_, {}));
       }
+      const std::vector<int32_t> tokens =
+          options.calibration.empty() ? calibration_tokens(*model.file_, model.config_.vocabulary, std::min(calibration_length, model.config_.context)) : options.calibration;
       const BuiltLayers& layers = options.shard.count > 1 ? whole : built;
       ONSET_ASSIGN(std::vector<Conditioning> all, calibrate(*model.file_, model.config_, layers, tokens, options.isa, pool, part_of_progress(0.0)));
       for (size_t i = 0; i < all.size(); ++i) {

@@ -29,7 +29,7 @@ struct ModelOptions {
   Precision precision = Precision::fast;
   Isa isa = Isa::generic;
   Shard shard = {};
-  // Fast precision: what runs to find out what inputs look like (calibration.h); empty: calibration_tokens().
+  // Fast precision: what runs to find out what inputs look like (calibration.h); empty: a text of our own.
   std::vector<int32_t> calibration = {};
   // Where packed weights are kept between starts (fast precision only); empty: nowhere.
   std::filesystem::path packed_cache = {};
