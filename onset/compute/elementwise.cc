@@ -1,38 +1,42 @@
 #include "onset/compute/elementwise.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "onset/compute/elementwise_kernels.h"
 
 namespace onset {
 namespace {
 
-void norm_row(const float* input, int64_t width, const float* gain, float epsilon, float* output) {
-  float sum = 0;
-  for (int64_t i = 0; i < width; ++i) sum += input[i] * input[i];
-  const float factor = 1.0f / std::sqrt(sum / static_cast<float>(width) + epsilon);
-  for (int64_t i = 0; i < width; ++i) output[i] = input[i] * factor * (gain != nullptr ? gain[i] : 1.0f);
-}
-
-float activate(Activation activation, float x) {
-  if (activation == Activation::silu) return x / (1.0f + std::exp(-x));
-  const float inner = 0.7978845608f * (x + 0.044715f * x * x * x);
-  return 0.5f * x * (1.0f + std::tanh(inner));
+const ElementwiseKernels& kernels_for(Isa isa) {
+  switch (isa) {
+    case Isa::generic: break;
+#if defined(__x86_64__)
+    case Isa::avx2:
+    case Isa::avx_vnni: return elementwise_avx2;
+    case Isa::avx512: return elementwise_avx512;
+#else
+    default: break;
+#endif
+  }
+  return elementwise_generic;
 }
 
 }  // namespace
 
-void rms_norm(Isa, ConstRows input, int64_t rows, int64_t width, const float* gain, float epsilon, Rows output) {
+void rms_norm(Isa isa, ConstRows input, int64_t rows, int64_t width, const float* gain, float epsilon, Rows output) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
   for (int64_t r = 0; r < rows; ++r) {
-    norm_row(input.data + r * input.stride, width, gain, epsilon, output.data + r * output.stride);
+    kernels.rms_norm(input.data + r * input.stride, width, gain, epsilon, output.data + r * output.stride);
   }
 }
 
-void rms_norm_heads(Isa, Rows data, int64_t rows, int heads, int head_size, const float* gain, float epsilon) {
+void rms_norm_heads(Isa isa, Rows data, int64_t rows, int heads, int head_size, const float* gain, float epsilon) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
   for (int64_t r = 0; r < rows; ++r) {
     for (int h = 0; h < heads; ++h) {
       float* head = data.data + r * data.stride + static_cast<int64_t>(h) * head_size;
-      norm_row(head, head_size, gain, epsilon, head);
+      kernels.rms_norm(head, head_size, gain, epsilon, head);
     }
   }
 }
@@ -46,57 +50,42 @@ void fill_rotary_line(int64_t position, std::span<const double> frequencies, dou
   }
 }
 
-void apply_rotary(Isa, RotaryPairs pairs, Rows data, int64_t rows, int heads, int head_size, int rotary_size,
+void apply_rotary(Isa isa, RotaryPairs pairs, Rows data, int64_t rows, int heads, int head_size, int rotary_size,
                   const float* table, const int32_t* lines) {
-  const int half = rotary_size / 2;
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  const auto rotate = pairs == RotaryPairs::neighbours ? kernels.rotate_neighbours : kernels.rotate_halves;
   for (int64_t r = 0; r < rows; ++r) {
     const float* cosines = table + (lines != nullptr ? lines[r] : r) * rotary_size;
-    const float* sines = cosines + half;
-    for (int h = 0; h < heads; ++h) {
-      float* head = data.data + r * data.stride + static_cast<int64_t>(h) * head_size;
-      for (int i = 0; i < half; ++i) {
-        float& a = pairs == RotaryPairs::neighbours ? head[2 * i] : head[i];
-        float& b = pairs == RotaryPairs::neighbours ? head[2 * i + 1] : head[half + i];
-        const float x = a, y = b;
-        a = x * cosines[i] - y * sines[i];
-        b = x * sines[i] + y * cosines[i];
-      }
-    }
+    rotate(data.data + r * data.stride, heads, head_size, rotary_size, cosines, cosines + rotary_size / 2);
   }
 }
 
-void gated_activation(Isa, Activation activation, ConstRows input, int64_t rows, int64_t width, Rows output) {
+void gated_activation(Isa isa, Activation activation, ConstRows input, int64_t rows, int64_t width, Rows output) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  const auto activate = activation == Activation::silu ? kernels.silu : kernels.gelu_tanh;
   for (int64_t r = 0; r < rows; ++r) {
-    const float* in = input.data + r * input.stride;
-    float* out = output.data + r * output.stride;
-    for (int64_t i = 0; i < width; ++i) out[i] = activate(activation, in[i]) * in[width + i];
+    const float* gate = input.data + r * input.stride;
+    activate(gate, gate + width, width, output.data + r * output.stride);
   }
 }
 
-void add(Isa, Rows output, ConstRows input, int64_t rows, int64_t width) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) output.data[r * output.stride + i] += input.data[r * input.stride + i];
-  }
+void add(Isa isa, Rows output, ConstRows input, int64_t rows, int64_t width) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  for (int64_t r = 0; r < rows; ++r) kernels.add(output.data + r * output.stride, input.data + r * input.stride, width);
 }
 
-void scale(Isa, Rows data, int64_t rows, int64_t width, float factor) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) data.data[r * data.stride + i] *= factor;
-  }
+void scale(Isa isa, Rows data, int64_t rows, int64_t width, float factor) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  for (int64_t r = 0; r < rows; ++r) kernels.scale(data.data + r * data.stride, width, factor);
 }
 
-void soft_cap(Isa, Rows data, int64_t rows, int64_t width, float cap) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < width; ++i) {
-      float& value = data.data[r * data.stride + i];
-      value = cap * std::tanh(value / cap);
-    }
-  }
+void soft_cap(Isa isa, Rows data, int64_t rows, int64_t width, float cap) {
+  const ElementwiseKernels& kernels = kernels_for(isa);
+  for (int64_t r = 0; r < rows; ++r) kernels.soft_cap(data.data + r * data.stride, width, cap);
 }
 
-int32_t argmax(Isa, std::span<const float> values) {
-  if (values.empty()) return 0;
-  return static_cast<int32_t>(std::max_element(values.begin(), values.end()) - values.begin());
+int32_t argmax(Isa isa, std::span<const float> values) {
+  return static_cast<int32_t>(kernels_for(isa).argmax(values.data(), static_cast<int64_t>(values.size())));
 }
 
 LogitStatistics logit_statistics(Isa isa, std::span<const float> logits) {
@@ -106,16 +95,16 @@ LogitStatistics logit_statistics(Isa isa, std::span<const float> logits) {
   if (logits.empty()) return statistics;
   statistics.argmax = argmax(isa, logits);
   statistics.maximum = logits[static_cast<size_t>(statistics.argmax)];
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - statistics.maximum);
+  const double sum =
+      kernels_for(isa).sum_of_exponentials(logits.data(), static_cast<int64_t>(logits.size()), statistics.maximum);
   statistics.log_sum_exp = static_cast<double>(statistics.maximum) + std::log(sum);
   return statistics;
 }
 
 void softmax(Isa isa, std::span<float> values) {
-  const LogitStatistics statistics = logit_statistics(isa, values);
-  const auto shift = static_cast<float>(statistics.log_sum_exp);
-  for (float& value : values) value = std::exp(value - shift);
+  if (values.empty()) return;
+  const auto shift = static_cast<float>(logit_statistics(isa, values).log_sum_exp);
+  kernels_for(isa).exponentials(values.data(), static_cast<int64_t>(values.size()), shift);
 }
 
 void log_softmax(Isa isa, std::span<float> values) {
