@@ -14,8 +14,10 @@ namespace {
 using Bytes = std::vector<std::byte>;
 
 void append(Bytes& bytes, const void* data, size_t size) {
-  const auto* begin = static_cast<const std::byte*>(data);
-  bytes.insert(bytes.end(), begin, begin + size);
+  if (size == 0) return;
+  const size_t at = bytes.size();
+  bytes.resize(at + size);
+  std::memcpy(bytes.data() + at, data, size);
 }
 
 template <typename T>

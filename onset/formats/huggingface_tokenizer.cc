@@ -28,11 +28,12 @@ constexpr const char* qwen2_pattern =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
     "\\s+(?!\\S)|\\s+";
 
-std::string replace_all(std::string text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
-    text.replace(at, from.size(), to);
+std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
+  std::string result;
+  for (size_t at; (at = text.find(from)) != std::string_view::npos; text.remove_prefix(at + from.size())) {
+    result.append(text.substr(0, at)).append(to);
   }
-  return text;
+  return result.append(text);
 }
 
 // The steps of a normalizer or pre-tokenizer: the members of a "Sequence", or the single one; none for null.
@@ -135,10 +136,9 @@ struct Vocabulary {
 
 // Tokens that their files forgot to mark as special: written like a control token.
 bool looks_special(std::string_view text) {
-  constexpr std::string_view bar = "\xef\xbd\x9c";  // U+FF5C
   if (text == "<pad>" || text == "<mask>" || text == "<2mass>" || text == "[@BOS@]") return true;
   if (text.size() >= 4 && text.starts_with("<|") && text.ends_with("|>")) return true;
-  return text.size() >= 8 && text.starts_with("<" + std::string(bar)) && text.ends_with(std::string(bar) + ">");
+  return text.size() >= 8 && text.starts_with("<\xef\xbd\x9c") && text.ends_with("\xef\xbd\x9c>");  // U+FF5C
 }
 
 Status read_added_tokens(const JsonObject& tokenizer, Vocabulary& vocabulary) {
@@ -166,7 +166,7 @@ Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject
   Vocabulary vocabulary;
   vocabulary.texts.resize(static_cast<size_t>(size));
   vocabulary.types.assign(static_cast<size_t>(size), unused);
-  for (size_t i = 0; i < vocabulary.texts.size(); ++i) vocabulary.texts[i] = "[PAD" + std::to_string(i) + "]";
+  for (size_t i = 0; i < vocabulary.texts.size(); ++i) vocabulary.texts[i] = fmt::format("[PAD{}]", i);
   ONSET_ASSIGN(const JsonObject entries, model.object("vocab"));
   ONSET_ASSIGN(const std::string unknown_token, model.text_or("unk_token", ""));
   for (const auto& [text, value] : entries.value().items()) {
@@ -223,7 +223,7 @@ Result<std::vector<Merge>> read_merges(const JsonObject& model) {
 std::vector<std::string> merge_texts(const std::vector<Merge>& merges) {
   std::vector<std::string> texts;
   for (const Merge& merge : merges) {
-    texts.push_back(replace_all(merge[0], " ", "\xc4\xa0") + " " + replace_all(merge[1], " ", "\xc4\xa0"));
+    texts.push_back(fmt::format("{} {}", replace_all(merge[0], " ", "\xc4\xa0"), replace_all(merge[1], " ", "\xc4\xa0")));
   }
   return texts;
 }
