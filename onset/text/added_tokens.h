@@ -25,14 +25,15 @@ class AddedTokenMatcher {
   // Tokens with an empty content are never found; of equal contents the lowest id is.
   explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
-  // The matches in `text` from left to right: at the leftmost place where any token stands the longest one, then
-  // on behind it. Special tokens only if parse_special. White space beside a match goes to it as its flags say.
+  // The matches in `text` from left to right: at the leftmost place where any token stands the longest one,
+  // then on behind it. Special tokens only if parse_special. White space beside a match goes to it as its
+  // flags say.
   std::vector<AddedTokenMatch> find_all(std::string_view text, bool parse_special) const;
 
  private:
   const AddedToken* longest_at(std::string_view text, size_t position, bool parse_special) const;
 
-  std::vector<AddedToken> tokens_;     // sorted by content
+  std::vector<AddedToken> tokens_;      // sorted by content
   std::array<bool, 256> first_byte_{};  // of any content
 };
 

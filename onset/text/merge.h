@@ -1,4 +1,5 @@
-// Byte-pair merging of one word, in O(n log n): the cheapest pair of neighbours first, the leftmost among equals.
+// Byte-pair merging of one word, in O(n log n): the cheapest pair of neighbours first, the leftmost among
+// equals.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +20,8 @@ struct Symbol {
   uint32_t previous = kNone, next = kNone;
 };
 
-// Merges in place until no rule applies. Callers fill symbols() with neighbours in order (links are set here) and read
-// back those with length > 0. Keeps its memory between words.
+// Merges in place until no rule applies. Callers fill symbols() with neighbours in order (links are set here)
+// and read back those with length > 0. Keeps its memory between words.
 class Merger {
  public:
   std::vector<Symbol>& symbols() { return symbols_; }
@@ -67,7 +68,8 @@ class Merger {
   void consider(uint32_t left, uint32_t right, const Rule& rule, bool ordered) {
     const PairMerge merge = rule(symbols_[left], symbols_[right]);
     if (merge.result == kNoToken) return;
-    candidates_.push_back({merge.rank, left, right, symbols_[left].length + symbols_[right].length, merge.result});
+    candidates_.push_back(
+        {merge.rank, left, right, symbols_[left].length + symbols_[right].length, merge.result});
     if (ordered) std::push_heap(candidates_.begin(), candidates_.end(), later);
   }
 

@@ -14,8 +14,8 @@ inline constexpr std::string_view kSpaceMark = "\xe2\x96\x81";
 // `text` with each `from` replaced by `to`, from left to right.
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to);
 
-// SentencePiece-style: spaces become U+2581, and one stands in front where the spec wants it before every section.
-// Byte-level: normalisation form C where the spec wants it (ill-formed text stays as it is).
+// SentencePiece-style: spaces become U+2581, and one stands in front where the spec wants it before every
+// section. Byte-level: normalisation form C where the spec wants it (ill-formed text stays as it is).
 std::string normalize(const TokenizerSpec& spec, std::string_view text);
 
 }  // namespace onset

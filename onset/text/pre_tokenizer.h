@@ -13,7 +13,8 @@ namespace onset {
 // One compiled pattern (PCRE2, just-in-time compiled where the machine allows). Immutable; shared by threads.
 class PreTokenizer {
  public:
-  // name: "gpt2", "smollm", "llama-bpe" or "qwen2" (the .cc says what each is). Errors: unsupported, naming the name and the known ones.
+  // name: "gpt2", "smollm", "llama-bpe" or "qwen2" (the .cc says what each is). Errors: unsupported, naming
+  // the name and the known ones.
   static Result<PreTokenizer> create(std::string_view name);
 
   // Appends the words of a well-formed UTF-8 text: views of it that cover it without gaps. Stretches that the

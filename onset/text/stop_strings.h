@@ -11,15 +11,15 @@
 
 namespace onset {
 
-// Watches a stream for the first stop string to be completed (of two completed by the same byte, the longer). What it
-// finds does not depend on how the text is cut into pieces.
+// Watches a stream for the first stop string to be completed (of two completed by the same byte, the longer).
+// What it finds does not depend on how the text is cut into pieces.
 class StopStrings {
  public:
   // Errors: invalid_argument for an empty stop string.
   static Result<StopStrings> create(std::vector<std::string> stops);
 
-  // The text that may go out now: everything before a stop string, or all but the longest end that begins one. After a
-  // stop nothing goes out any more. With valid UTF-8 on both sides no character is cut.
+  // The text that may go out now: everything before a stop string, or all but the longest end that begins
+  // one. After a stop nothing goes out any more. With valid UTF-8 on both sides no character is cut.
   std::string push(std::string_view text);
   // The stream ended: what was held back.
   std::string finish();
@@ -29,8 +29,8 @@ class StopStrings {
  private:
   struct Stop {
     std::string text;
-    std::vector<size_t> fallback;  // for each length: the longest shorter beginning that is also its end (Knuth,
-                                   // Morris and Pratt)
+    std::vector<size_t> fallback;  // for each length: the longest shorter beginning that is also its end
+                                   // (Knuth, Morris and Pratt)
     size_t matched = 0;            // bytes of `text` that the stream ends with
   };
   std::vector<Stop> stops_;

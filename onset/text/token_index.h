@@ -1,4 +1,5 @@
-// Two flat hash tables that a tokenizer asks for every pair of neighbours: token by its bytes, merge by two tokens.
+// Two flat hash tables that a tokenizer asks for every pair of neighbours: token by its bytes, merge by two
+// tokens.
 //
 // Open addressing with linear probing, at most half full. Built once, then read by any number of threads.
 #pragma once
@@ -31,7 +32,8 @@ class TextIndex {
         slots_[slot] = {text, id, static_cast<uint32_t>(hash >> 32)};
         return kNoToken;
       }
-      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text) return slots_[slot].id;
+      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text)
+        return slots_[slot].id;
     }
   }
 
@@ -39,7 +41,8 @@ class TextIndex {
     const size_t hash = std::hash<std::string_view>{}(text);
     for (size_t slot = hash & mask_;; slot = (slot + 1) & mask_) {
       if (slots_[slot].id == kNoToken) return kNoToken;
-      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text) return slots_[slot].id;
+      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text)
+        return slots_[slot].id;
     }
   }
 
@@ -68,7 +71,8 @@ class PairIndex {
   void insert(TokenId left, TokenId right, PairMerge merge) {
     const uint64_t key = key_of(left, right);
     size_t slot = first_slot(key);
-    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key) slot = (slot + 1) & (slots_.size() - 1);
+    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key)
+      slot = (slot + 1) & (slots_.size() - 1);
     slots_[slot] = {key, merge};
   }
 
@@ -76,7 +80,8 @@ class PairIndex {
   PairMerge find(TokenId left, TokenId right) const {
     const uint64_t key = key_of(left, right);
     size_t slot = first_slot(key);
-    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key) slot = (slot + 1) & (slots_.size() - 1);
+    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key)
+      slot = (slot + 1) & (slots_.size() - 1);
     return slots_[slot].merge;
   }
 

@@ -13,19 +13,28 @@ namespace {
 
 // Names that llama.cpp writes for the pre-tokenizers we know.
 //
-// "smollm" is read as gpt2, as Hugging Face transformers reads such files (our golden ids come from there): its
-// vocabulary joins no two digits, so that they come one by one all the same. Against the Digits step that SmolLM's
-// tokenizer.json has in front of gpt2's pattern (the pre-tokenizer "smollm", which tokenizer_json.h recognises), a
-// space before a digit may be merged otherwise: 8 of 305,000 tokens of WikiText-2.
+// "smollm" is read as gpt2, as Hugging Face transformers reads such files (our golden ids come from there):
+// its vocabulary joins no two digits, so that they come one by one all the same. Against the Digits step that
+// SmolLM's tokenizer.json has in front of gpt2's pattern (the pre-tokenizer "smollm", which tokenizer_json.h
+// recognises), a space before a digit may be merged otherwise: 8 of 305,000 tokens of WikiText-2.
 struct Alias {
   std::string_view name, pre_tokenizer;
 };
 constexpr std::array<Alias, 9> kAliases = {{
-    {"gpt2", "gpt2"}, {"gpt-2", "gpt2"}, {"smollm", "gpt2"}, {"llama-bpe", "llama-bpe"}, {"llama3", "llama-bpe"},
-    {"llama-v3", "llama-bpe"}, {"qwen2", "qwen2"}, {"deepseek-r1-qwen", "qwen2"}, {"qwen2.5", "qwen2"},
+    {"gpt2", "gpt2"},
+    {"gpt-2", "gpt2"},
+    {"smollm", "gpt2"},
+    {"llama-bpe", "llama-bpe"},
+    {"llama3", "llama-bpe"},
+    {"llama-v3", "llama-bpe"},
+    {"qwen2", "qwen2"},
+    {"deepseek-r1-qwen", "qwen2"},
+    {"qwen2.5", "qwen2"},
 }};
 
-std::string key(std::string_view name) { return "tokenizer.ggml." + std::string(name); }
+std::string key(std::string_view name) {
+  return "tokenizer.ggml." + std::string(name);
+}
 
 Status read_id(const ModelFile& file, std::string_view name, std::optional<TokenId>& id) {
   if (!file.has(key(name))) return {};
@@ -33,7 +42,8 @@ Status read_id(const ModelFile& file, std::string_view name, std::optional<Token
   // Files without such a token write -1, some of them as an unsigned number.
   if (value == -1 || value == std::numeric_limits<uint32_t>::max()) return {};
   if (value < 0 || value > std::numeric_limits<TokenId>::max()) {
-    return error(Code::invalid_argument, "{}: {}: {} is not a token id", file.path().string(), key(name), value);
+    return error(Code::invalid_argument, "{}: {}: {} is not a token id", file.path().string(), key(name),
+                 value);
   }
   id = static_cast<TokenId>(value);
   return {};
@@ -45,7 +55,8 @@ Status read_types(const ModelFile& file, TokenizerSpec& spec) {
   spec.types.reserve(types.size());
   for (size_t i = 0; i < types.size(); ++i) {
     if (types[i] < 0 || types[i] > 6) {
-      return error(Code::invalid_argument, "{}: {}: {} is not a token type (entry {})", spec.source, key("token_type"), types[i], i);
+      return error(Code::invalid_argument, "{}: {}: {} is not a token type (entry {})", spec.source,
+                   key("token_type"), types[i], i);
     }
     // 0 is "undefined"; such tokens are treated as normal ones.
     spec.types.push_back(types[i] == 0 ? TokenType::normal : static_cast<TokenType>(types[i]));
@@ -59,10 +70,11 @@ Status read_merges(const ModelFile& file, TokenizerSpec& spec) {
   for (size_t i = 0; i < merges.size(); ++i) {
     const size_t space = merges[i].find(' ');
     if (space == std::string_view::npos || space == 0 || space + 1 == merges[i].size()) {
-      return error(Code::invalid_argument, "{}: {}: entry {} ('{}') is not two tokens with a space between", spec.source,
-                   key("merges"), i, replace_ill_formed(merges[i]));
+      return error(Code::invalid_argument, "{}: {}: entry {} ('{}') is not two tokens with a space between",
+                   spec.source, key("merges"), i, replace_ill_formed(merges[i]));
     }
-    spec.merges.push_back({std::string(merges[i].substr(0, space)), std::string(merges[i].substr(space + 1))});
+    spec.merges.push_back(
+        {std::string(merges[i].substr(0, space)), std::string(merges[i].substr(space + 1))});
   }
   return {};
 }
@@ -93,13 +105,14 @@ Status read_sentencepiece(const ModelFile& file, TokenizerSpec& spec) {
   return {};
 }
 
-// Control, unknown and user-defined tokens are found in text as they are spelled, user-defined ones of SentencePiece
-// vocabularies in normalised text, as SentencePiece does it.
+// Control, unknown and user-defined tokens are found in text as they are spelled, user-defined ones of
+// SentencePiece vocabularies in normalised text, as SentencePiece does it.
 void collect_added(TokenizerSpec& spec) {
   for (size_t i = 0; i < spec.types.size() && i < spec.tokens.size(); ++i) {
     const TokenType type = spec.types[i];
     if (type != TokenType::control && type != TokenType::unknown && type != TokenType::user_defined) continue;
-    AddedToken token{.id = static_cast<TokenId>(i), .content = spec.tokens[i], .special = type != TokenType::user_defined};
+    AddedToken token{
+        .id = static_cast<TokenId>(i), .content = spec.tokens[i], .special = type != TokenType::user_defined};
     if (spec.kind == TokenizerKind::sentencepiece_bpe && type == TokenType::user_defined) {
       token.normalized = true;
       token.content = replace_all(token.content, " ", kSpaceMark);

@@ -1,5 +1,5 @@
-// Loads an untrusted tokenizer.json and uses what comes of it. The input is tokenizer.json, a text, tokenizer_config.json
-// and generation_config.json with NUL between; the later parts may be absent.
+// Loads an untrusted tokenizer.json and uses what comes of it. The input is tokenizer.json, a text,
+// tokenizer_config.json and generation_config.json with NUL between; the later parts may be absent.
 #include <array>
 #include <cstdint>
 #include <cstdlib>

@@ -40,8 +40,8 @@ bool is_space(char32_t code_point);
 bool is_word_character(char32_t code_point);
 
 // Byte-level vocabularies spell each byte as one printable character (GPT-2's bytes_to_unicode): printable
-// Latin-1 stands for itself, the other 68 bytes are U+0100..U+0143 in order. Appends the bytes that `text` spells;
-// false, with nothing appended, if it holds any other character.
+// Latin-1 stands for itself, the other 68 bytes are U+0100..U+0143 in order. Appends the bytes that `text`
+// spells; false, with nothing appended, if it holds any other character.
 bool append_bytes_of_byte_level_text(std::string_view text, std::string& out);
 void append_byte_level_text(std::string_view bytes, std::string& out);
 
