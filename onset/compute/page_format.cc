@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "onset/compute/page_format_kernels.h"
 #include "onset/tensor/dtype.h"
 
 namespace onset {
@@ -72,47 +73,52 @@ float load(KvType type, const std::byte* part, size_t index) {
   return value;
 }
 
-float largest_magnitude(const float* values, int count) {
-  float largest = 0;
-  for (int i = 0; i < count; ++i) largest = std::max(largest, std::fabs(values[i]));
-  return largest;
+const PageFormatKernels& kernels_for(Isa isa) {
+  switch (isa) {
+    case Isa::generic: break;
+#if defined(__x86_64__)
+    case Isa::avx2:
+    case Isa::avx_vnni: return page_format_avx2;
+    case Isa::avx512: return page_format_avx512;
+#else
+    default: break;
+#endif
+  }
+  return page_format_generic;
 }
 
-// A head of zeros gets a scale so small that it never decides a tile's largest weight.
-constexpr float smallest_scale = 0x1p-40f;
+void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot,
+                const float* key, const float* value) {
+  constexpr int usual_size = 256;
+  alignas(64) float numbers_here[usual_size];
+  alignas(64) uint8_t bytes_here[usual_size];
+  std::vector<float> many_numbers;
+  std::vector<uint8_t> many_bytes;
+  float* numbers = numbers_here;
+  uint8_t* bytes = bytes_here;
+  const size_t count = static_cast<size_t>(head_size);
+  if (head_size > usual_size) {
+    many_numbers.resize(round_up(count, 64));
+    many_bytes.resize(round_up(count, 64));
+    numbers = many_numbers.data();
+    bytes = many_bytes.data();
+  }
+  const int block = hadamard_block(head_size);
+  const size_t at = static_cast<size_t>(slot) * sizeof(float);
 
-void write_int8(const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
-                const float* value) {
-  float rotated[1024];
-  std::vector<float> large;
-  float* numbers = rotated;
-  if (head_size > 1024) {
-    large.resize(static_cast<size_t>(head_size));
-    numbers = large.data();
-  }
-  for (const bool is_key : {true, false}) {
-    std::memcpy(numbers, is_key ? key : value, sizeof(float) * static_cast<size_t>(head_size));
-    if (is_key ? rotates_keys(KvType::int8) : rotates_values(KvType::int8)) rotate_head(numbers, head_size);
-    const float scale = std::max(largest_magnitude(numbers, head_size) / 127.0f, smallest_scale);
-    const float inverse = 1.0f / scale;
-    std::byte* part = head + (is_key ? layout.keys : layout.values);
-    for (int d = 0; d < layout.padded; ++d) {
-      const int rounded = d < head_size ? static_cast<int>(std::nearbyint(numbers[d] * inverse)) : 0;
-      if (is_key) {
-        part[key_index(layout, slot, d)] = static_cast<std::byte>(rounded + 128);
-      } else {
-        part[value_index(layout, slot, d)] = static_cast<std::byte>(static_cast<int8_t>(rounded));
-      }
-    }
-    const size_t at = static_cast<size_t>(slot) * sizeof(float);
-    if (is_key) {
-      std::memcpy(head + layout.key_scales + at, &scale, sizeof scale);
-    } else {
-      const float log2_scale = std::log2(scale);
-      std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
-      std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
-    }
-  }
+  std::memcpy(numbers, key, count * sizeof(float));
+  const float key_scale = kernels.quantize(numbers, head_size, rotates_keys(KvType::int8) ? block : 1, 128, bytes);
+  std::byte* key_words = head + layout.keys + static_cast<size_t>(slot) * 4;
+  for (int d = 0; d < layout.padded; d += 4) std::memcpy(key_words + static_cast<size_t>(d) * page_tokens, bytes + d, 4);
+  std::memcpy(head + layout.key_scales + at, &key_scale, sizeof key_scale);
+
+  std::memcpy(numbers, value, count * sizeof(float));
+  const float value_scale = kernels.quantize(numbers, head_size, rotates_values(KvType::int8) ? block : 1, 0, bytes);
+  std::byte* value_bytes = head + layout.values + value_index(layout, slot, 0);
+  for (int d = 0; d < layout.padded; ++d) value_bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(bytes[d]);
+  const float log2_scale = std::log2(value_scale), inverse = 1.0f / value_scale;
+  std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
+  std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
 }
 
 void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
@@ -166,12 +172,12 @@ void rotate_head(float* values, int head_size) {
   for (int i = 0; i < head_size; ++i) values[i] *= norm;
 }
 
-void write_slot(Isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key,
+void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key,
                 const float* value) {
   const HeadLayout layout = head_layout(type, head_size);
   for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
     if (type == KvType::int8) {
-      write_int8(layout, head_size, page, slot, key, value);
+      write_int8(kernels_for(isa), layout, head_size, page, slot, key, value);
       continue;
     }
     for (int d = 0; d < layout.padded; ++d) {

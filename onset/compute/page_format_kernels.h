@@ -1,0 +1,24 @@
+// What page_format.cc and its kernels compiled for each instruction set share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace onset {
+
+struct PageFormatKernels {
+  // Rotates `numbers` (blocks of `block`; as rotate_head() does), divides them by scale = largest magnitude / 127 (at least
+  // smallest_scale), rounds, adds `offset` (0 or 128) and stores them as bytes, up to the next multiple of 64 past head_size.
+  // Returns the scale. Overwrites the numbers; both arrays have room for the next multiple of 64.
+  float (*quantize)(float* numbers, int head_size, int block, int offset, uint8_t* bytes);
+};
+
+// A head of zeros gets a scale so small that it never decides a tile's largest weight.
+inline constexpr float smallest_scale = 0x1p-40f;
+
+extern const PageFormatKernels page_format_generic;
+#if defined(__x86_64__)
+extern const PageFormatKernels page_format_avx2, page_format_avx512;
+#endif
+
+}  // namespace onset

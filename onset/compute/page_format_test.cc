@@ -1,0 +1,151 @@
+#include "onset/compute/page_format.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#include "onset/base/aligned.h"
+
+namespace onset {
+namespace {
+
+constexpr KvType all_types[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> isas;
+  for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx_vnni, Isa::avx512}) {
+    if (cpu_supports(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+std::vector<float> random_numbers(std::mt19937& random, int count) {
+  std::normal_distribution<float> normal;
+  std::vector<float> numbers(static_cast<size_t>(count));
+  for (float& x : numbers) x = normal(random);
+  return numbers;
+}
+
+// Largest error relative to the largest number of the head.
+float tolerance(KvType type) {
+  switch (type) {
+    case KvType::f32: return 0;
+    case KvType::f16: return 1.0f / 2048;
+    case KvType::bf16: return 1.0f / 256;
+    case KvType::int8: return 1.0f / 40;  // half a step in each rotated number, added up by rotating back
+  }
+  return 0;
+}
+
+TEST(PageFormat, WhatIsWrittenIsRead) {
+  std::mt19937 random(1);
+  for (const KvType type : all_types) {
+    for (const int size : {1, 4, 6, 8, 12, 16, 20, 32, 48, 64, 80, 96, 128, 256, 300}) {
+      const int heads = 3;
+      const size_t bytes = page_bytes(type, heads, size);
+      EXPECT_EQ(bytes % 64, 0u);
+      for (const Isa isa : supported_isas()) {
+        AlignedVector<std::byte> page(bytes);
+        std::memset(page.data(), 0xff, bytes);
+        std::vector<std::vector<float>> keys, values;
+        std::vector<int> slots(page_tokens);
+        std::iota(slots.begin(), slots.end(), 0);
+        std::shuffle(slots.begin(), slots.end(), random);
+        for (int slot = 0; slot < page_tokens; ++slot) {
+          keys.push_back(random_numbers(random, heads * size));
+          values.push_back(random_numbers(random, heads * size));
+        }
+        for (const int slot : slots) {
+          write_slot(isa, type, heads, size, page.data(), slot, keys[static_cast<size_t>(slot)].data(),
+                     values[static_cast<size_t>(slot)].data());
+        }
+        std::vector<float> key(static_cast<size_t>(heads * size)), value(key.size());
+        for (int slot = 0; slot < page_tokens; ++slot) {
+          read_slot(type, heads, size, page.data(), slot, key.data(), value.data());
+          for (const bool is_key : {true, false}) {
+            const std::vector<float>& written = is_key ? keys[static_cast<size_t>(slot)] : values[static_cast<size_t>(slot)];
+            const std::vector<float>& read = is_key ? key : value;
+            for (int h = 0; h < heads; ++h) {
+              float largest = 0;
+              for (int d = 0; d < size; ++d) largest = std::max(largest, std::fabs(written[static_cast<size_t>(h * size + d)]));
+              for (int d = 0; d < size; ++d) {
+                const auto at = static_cast<size_t>(h * size + d);
+                ASSERT_NEAR(read[at], written[at], tolerance(type) * std::max(largest, 1.0f))
+                    << kv_type_name(type) << " " << isa_name(isa) << " head size " << size << " slot " << slot;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// A slot's bytes depend neither on the instruction set nor on what the page holds otherwise.
+TEST(PageFormat, BytesOfASlotDependOnlyOnIt) {
+  std::mt19937 random(2);
+  for (const KvType type : all_types) {
+    for (const int size : {4, 20, 64, 80, 256}) {
+      const size_t bytes = page_bytes(type, 2, size);
+      const std::vector<float> key = random_numbers(random, 2 * size), value = random_numbers(random, 2 * size);
+      AlignedVector<std::byte> expected(bytes);
+      std::memset(expected.data(), 0, bytes);
+      write_slot(Isa::generic, type, 2, size, expected.data(), 37, key.data(), value.data());
+      for (const Isa isa : supported_isas()) {
+        AlignedVector<std::byte> page(bytes);
+        std::memset(page.data(), 0, bytes);
+        write_slot(isa, type, 2, size, page.data(), 37, key.data(), value.data());
+        EXPECT_EQ(std::memcmp(page.data(), expected.data(), bytes), 0) << kv_type_name(type) << " " << isa_name(isa) << " " << size;
+      }
+      // Writing the slot touches only bytes that are its own: a page of ones differs from ones exactly where a page of
+      // zeros differs from zeros, or where the written byte is one of these two.
+      AlignedVector<std::byte> ones(bytes);
+      std::memset(ones.data(), 0xff, bytes);
+      write_slot(Isa::generic, type, 2, size, ones.data(), 37, key.data(), value.data());
+      for (size_t i = 0; i < bytes; ++i) {
+        const bool untouched = expected[i] == std::byte{0} && ones[i] == std::byte{0xff};
+        EXPECT_TRUE(untouched || expected[i] == ones[i]);
+      }
+    }
+  }
+}
+
+TEST(PageFormat, ZerosAndLargeNumbersAreStored) {
+  const int size = 16;
+  for (const float magnitude : {0.0f, 1e-20f, 1e4f}) {
+    AlignedVector<std::byte> page(page_bytes(KvType::int8, 1, size));
+    std::vector<float> key(size, magnitude), value(size, -magnitude), read_key(size), read_value(size);
+    write_slot(Isa::generic, KvType::int8, 1, size, page.data(), 5, key.data(), value.data());
+    read_slot(KvType::int8, 1, size, page.data(), 5, read_key.data(), read_value.data());
+    for (size_t d = 0; d < size; ++d) {
+      EXPECT_NEAR(read_key[d], key[d], 0.03f * magnitude + 1e-12f);
+      EXPECT_NEAR(read_value[d], value[d], 0.03f * magnitude + 1e-12f);
+    }
+  }
+}
+
+TEST(PageFormat, RotationIsItsOwnInverseAndKeepsLengths) {
+  std::mt19937 random(3);
+  for (const int size : {1, 2, 6, 8, 48, 64, 80, 256}) {
+    const std::vector<float> numbers = random_numbers(random, size);
+    std::vector<float> rotated = numbers;
+    rotate_head(rotated.data(), size);
+    double before = 0, after = 0;
+    for (size_t i = 0; i < numbers.size(); ++i) {
+      before += static_cast<double>(numbers[i]) * numbers[i];
+      after += static_cast<double>(rotated[i]) * rotated[i];
+    }
+    EXPECT_NEAR(after, before, 1e-5 * before);
+    EXPECT_EQ(rotated == numbers, size % 2 != 0);
+    rotate_head(rotated.data(), size);
+    for (size_t i = 0; i < numbers.size(); ++i) EXPECT_NEAR(rotated[i], numbers[i], 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace onset
