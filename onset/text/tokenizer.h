@@ -59,8 +59,7 @@ class Tokenizer {
   int32_t vocabulary_size() const;
   bool has(TokenId id) const { return id >= 0 && id < vocabulary_size(); }
   // For ids in the vocabulary (empty or normal otherwise): the text as the vocabulary spells it ("Ġthe",
-  // "▁the",
-  // "<0x0A>"), and the bytes it stands for (" the", "\n").
+  // "▁the", "<0x0A>"), and the bytes it stands for (" the", "\n").
   std::string_view text(TokenId id) const;
   std::string_view piece(TokenId id) const;
   TokenType type(TokenId id) const;

@@ -13,12 +13,10 @@ using TokenId = int32_t;
 
 enum class TokenizerKind {
   // GPT-2's scheme: the text is cut into words by a pre-tokenizer, words are bytes, bytes are merged by rank.
-  // Token
-  // texts spell bytes in the byte alphabet (unicode.h).
+  // Token texts spell bytes in the byte alphabet (unicode.h).
   byte_level_bpe,
   // SentencePiece's scheme: spaces become U+2581, the text's characters are merged by best score if the spec
-  // has
-  // scores, by rank of its merges otherwise; characters without a token become byte tokens "<0x41>" or
+  // has scores, by rank of its merges otherwise; characters without a token become byte tokens "<0x41>" or
   // unknown.
   sentencepiece_bpe,
 };
@@ -60,12 +58,11 @@ struct Merge {
 struct TokenizerSpec {
   std::string source = "tokenizer";  // names the tokenizer in errors: a path
   TokenizerKind kind = TokenizerKind::byte_level_bpe;
-  std::string pre_tokenizer;  // byte-level: a name of pre_tokenizer.h
-  std::vector<std::string>
-      tokens;                    // texts as the vocabulary spells them; index is the id; empty: no such token
-  std::vector<float> scores;     // SentencePiece-style: one per token, or none
-  std::vector<TokenType> types;  // one per token, or empty: all normal
-  std::vector<Merge> merges;     // the earlier, the sooner merged
+  std::string pre_tokenizer;        // byte-level: a name of pre_tokenizer.h
+  std::vector<std::string> tokens;  // by id, as the vocabulary spells them; empty: no such token
+  std::vector<float> scores;        // SentencePiece-style: one per token, or none
+  std::vector<TokenType> types;     // one per token, or empty: all normal
+  std::vector<Merge> merges;        // the earlier, the sooner merged
   std::vector<AddedToken> added;
 
   bool ignore_merges = false;     // byte-level: a word that is itself a token is that token

@@ -23,8 +23,8 @@ struct Tokenizer::Tables {
   TokenizerSpec spec;
   std::vector<uint32_t> piece_ends;  // piece i is piece_bytes[piece_ends[i - 1], piece_ends[i])
   std::string piece_bytes;
-  // SentencePiece-style: every token by its text. Byte-level: tokens spelled in bytes by those; `literals` has the
-  // other tokens by their texts.
+  // SentencePiece-style: every token by its text. Byte-level: tokens spelled in bytes by those; `literals`
+  // has the other tokens by their texts.
   TextIndex index, literals;
   PairIndex pairs;
   std::vector<uint32_t> score_ranks;       // SentencePiece-style with scores
