@@ -50,20 +50,23 @@ void write_conditioning(const FastLayout& layout, const InputConditioning& condi
   }
 }
 
-// One column of a panel: rotates the row, finds its scale and stores integers, sum and scale.
+// One column of a panel: rotates the row, finds its scale and stores integers, sum and scale. `integers` is scratch with room
+// for a row rounded up to a multiple of 4.
 void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, std::span<float> row, int64_t column,
-                      std::byte* panel) {
+                      std::span<int8_t> integers, std::byte* panel) {
   kernels.rotate(layout.rotation, row.data());
   float largest = 0;
   for (const float value : row) largest = std::max(largest, std::abs(value));
   const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
-  auto* weights = reinterpret_cast<int8_t*>(panel) + column * 4;
   int32_t sum = 0;
   for (int64_t k = 0; k < layout.in; ++k) {
     // Adding 1.5 * 2^23 rounds to the nearest integer and leaves it in the low bits.
-    const auto weight = static_cast<int8_t>(std::bit_cast<uint32_t>(row[k] * inverse + 12582912.0f));
-    weights[k / 4 * (4 * columns_of_panel) + k % 4] = weight;
-    sum += weight;
+    integers[k] = static_cast<int8_t>(std::bit_cast<uint32_t>(row[k] * inverse + 12582912.0f));
+    sum += integers[k];
+  }
+  for (int64_t k = layout.in; k < layout.padded_in; ++k) integers[k] = 0;
+  for (int64_t k = 0; k < layout.padded_in; k += 4) {
+    std::memcpy(panel + (k * columns_of_panel + column * 4), integers.data() + k, 4);
   }
   reinterpret_cast<int32_t*>(panel + layout.panel_sums)[column] = -128 * sum;
   // The rotation of rows is not normalised: the product of both transforms is `power` times the matrix product.
@@ -128,14 +131,16 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
   const ReferenceLayout reference = reference_layout(in, out);
   const LinearKernels& kernels = best_kernels();
   std::vector<AlignedVector<float>> scratch(pool.threads());
+  std::vector<std::vector<int8_t>> integers(pool.threads());
   if (precision == Precision::fast) write_conditioning(fast, conditioning, destination);
   pool.for_each(panels(out), [&](int64_t index, int worker) {
     scratch[worker].resize(round_up(in, 64));
+    integers[worker].resize(fast.padded_in);
     const std::span<float> row(scratch[worker].data(), in);
     std::byte* panel = destination + index * (precision == Precision::fast ? fast.panel_bytes : reference.panel_bytes);
     const int64_t columns = std::min(columns_of_panel, out - index * columns_of_panel);
     if (precision == Precision::fast) {
-      if (columns < columns_of_panel || fast.padded_in != in) std::memset(panel, 0, fast.panel_bytes);
+      if (columns < columns_of_panel) std::memset(panel, 0, fast.panel_bytes);
     } else if (columns < columns_of_panel) {
       std::memset(panel, 0, reference.panel_bytes);
     }
@@ -143,7 +148,7 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
       rows(index * columns_of_panel + column, row);
       if (precision == Precision::fast) {
         reinterpret_cast<float*>(panel + fast.panel_biases)[column] = condition_weights(conditioning, row);
-        pack_fast_column(kernels, fast, row, column, panel);
+        pack_fast_column(kernels, fast, row, column, integers[worker], panel);
       } else {
         auto* weights = reinterpret_cast<float*>(panel) + column;
         for (int64_t k = 0; k < in; ++k) weights[k * columns_of_panel] = row[k];
