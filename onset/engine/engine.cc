@@ -127,7 +127,10 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   auto state = std::make_unique<State>(std::move(options), options.threads > 0 ? options.threads : available_threads());
   EngineOptions& chosen = state->options;
 
-  ModelOptions model_options{.precision = chosen.precision, .isa = isa, .shard = {}, .packed_cache = {}, .progress = chosen.progress};
+  ModelOptions model_options;
+  model_options.precision = chosen.precision;
+  model_options.isa = isa;
+  model_options.progress = chosen.progress;
   if (chosen.packed_cache) model_options.packed_cache = cache_folder() / "packed";
   ONSET_ASSIGN(state->model, Model::load(file, model_options, state->workers));
   const ModelConfig& config = state->model->config();
@@ -183,12 +186,9 @@ Status Engine::State::check_prompt(const Request& request, std::span<const int32
       return error(Code::invalid_argument, "input vector {} has {} values, expected {}", i, request.vectors[i].size(), config.hidden);
     }
   }
-  const int64_t total = earlier + static_cast<int64_t>(tokens.size());
-  const bool answers = request.most_new_tokens.value_or(1) > 0;
-  if (total > context || (total == context && answers)) {
-    return error(Code::invalid_argument, "the prompt has {} tokens{}{}, the context has room for {}", tokens.size(),
-                 earlier > 0 ? fmt::format(" after {} of its conversation", earlier) : "",
-                 answers ? " and an answer needs one or more" : "", context);
+  if (earlier + static_cast<int64_t>(tokens.size()) > context) {
+    return error(Code::invalid_argument, "the prompt has {} tokens{}, the context has room for {}", tokens.size(),
+                 earlier > 0 ? fmt::format(" after {} of its conversation", earlier) : "", context);
   }
   if (request.most_new_tokens.value_or(0) < 0) {
     return error(Code::invalid_argument, "most_new_tokens is {}, expected 0 or more", *request.most_new_tokens);
@@ -223,14 +223,16 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   ONSET_TRY(check_sampling(request.sampling, state.model->config().vocabulary));
   ONSET_ASSIGN(StopStrings stops, StopStrings::create(request.stop));
   const auto total = earlier + static_cast<int32_t>(tokens.size());
-  const int32_t most_new = std::min(request.most_new_tokens.value_or(state.context), state.context - total);
-  const int64_t pages = pages_of(state.layout, int64_t{total} + most_new, state.options.chunk_tokens);
+  // The last token is given out but never read, so one more than the context's rest can be had.
+  const int32_t most_new = std::min(request.most_new_tokens.value_or(state.context), state.context - total + 1);
+  const int64_t stored = int64_t{total} + std::max(0, most_new - 1);
+  const int64_t pages = pages_of(state.layout, stored, state.options.chunk_tokens);
   if (pages > state.pool->pages()) {
     return error(Code::resource_exhausted, "the request needs {} pages for {} tokens, the key/value pool has {}", pages,
-                 total + most_new, state.pool->pages());
+                 stored, state.pool->pages());
   }
 
-  Sampler sampler(request.sampling, tokens);
+  Sampler sampler(request.sampling, tokens, state.model->isa());
   const Tokenizer* tokenizer = state.tokenizer ? &*state.tokenizer : nullptr;
   auto running = std::make_unique<RunningRequest>(state.next_id++, std::move(request), std::move(handler), std::move(sampler),
                                                   AnswerText(tokenizer, std::move(stops)));

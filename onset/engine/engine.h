@@ -125,7 +125,7 @@ class Engine {
 
   const Model& model() const;
   const Tokenizer* tokenizer() const;  // null for a model without one: prompts are ids or vectors then
-  int32_t context() const;             // tokens of prompt and answer that one request may have
+  int32_t context() const;             // tokens that one request, or a whole conversation, may read
   KvType kv_type() const;
   int32_t threads() const;
   EngineStatistics statistics() const;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "onset/engine/likelihood.h"
+#include "onset/compute/elementwise.h"
 
 namespace onset {
 namespace {
@@ -52,7 +52,7 @@ double gather(std::span<const float> weights, float least, std::vector<Candidate
   return sum;
 }
 
-// Leaves the most likely candidates that together weigh `enough`. Sorts only as many as it needs.
+// Leaves the most likely candidates that together have the probability `enough`. Sorts only as many as it needs.
 void keep_top_p(std::vector<Candidate>& candidates, double enough) {
   double sum = 0;
   size_t sorted = 0;
@@ -72,16 +72,15 @@ void keep_top_p(std::vector<Candidate>& candidates, double enough) {
   }
 }
 
-// The index at which the running sum of weight_of(0), weight_of(1), ... passes `point` (0..1) of their total.
+// The index at which the running sum of weight_of(0), weight_of(1), ... passes `point`.
 template <typename WeightOf>
-size_t pick(size_t count, double total, double point, const WeightOf& weight_of) {
-  double left = point * total;
+size_t pick(size_t count, double point, const WeightOf& weight_of) {
   size_t last = 0;
   for (size_t i = 0; i < count; ++i) {
     if (weight_of(i) <= 0) continue;
     last = i;
-    left -= weight_of(i);
-    if (left < 0) break;
+    point -= weight_of(i);
+    if (point < 0) break;
   }
   return last;  // by rounding the point may lie at the very end
 }
@@ -112,7 +111,7 @@ Status check_sampling(const SamplingOptions& options, int32_t vocabulary) {
   return {};
 }
 
-Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt) : options_(options) {
+Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt, Isa isa) : options_(options), isa_(isa) {
   if (options_.repetition_penalty == 1.0f) return;
   std::vector<int32_t> tokens(prompt.begin(), prompt.end());
   std::sort(tokens.begin(), tokens.end());
@@ -147,49 +146,48 @@ void Sampler::remember(int32_t token, int32_t generated) {
 }
 
 int32_t Sampler::draw(std::span<const float> logits) {
-  const LargestLogit largest = largest_logit(logits);
-  if (largest.index < 0 || !std::isfinite(largest.value)) return -1;
-  if (options_.temperature == 0) return largest.index;
+  const int32_t largest = argmax(isa_, logits);
+  if (!std::isfinite(logits[largest])) return -1;
+  if (options_.temperature == 0) return largest;
 
   std::vector<float>& weights = scratch().weights;
-  weights.resize(logits.size());
-  const double total = exponentials(logits, largest.value, 1.0f / options_.temperature, weights);
-  if (!std::isfinite(total)) return -1;
+  weights.assign(logits.begin(), logits.end());
+  scale(isa_, {weights.data(), 0}, 1, static_cast<int64_t>(weights.size()), 1.0f / options_.temperature);
+  softmax(isa_, weights);
+  if (!std::isfinite(weights[largest])) return -1;
   const double point = uniform(options_.seed, draws_++);
   if (options_.top_k == 0 && options_.top_p >= 1.0f && options_.min_p == 0) {
-    return static_cast<int32_t>(pick(weights.size(), total, point, [&](size_t i) { return weights[i]; }));
+    return static_cast<int32_t>(pick(weights.size(), point, [&](size_t i) { return weights[i]; }));
   }
-  const std::vector<Candidate>& candidates = filter(weights, total);
+  const std::vector<Candidate>& candidates = filter(weights, weights[largest]);
   double kept = 0;
   for (const Candidate& candidate : candidates) kept += candidate.weight;
-  return candidates[pick(candidates.size(), kept, point, [&](size_t i) { return candidates[i].weight; })].token;
+  return candidates[pick(candidates.size(), point * kept, [&](size_t i) { return candidates[i].weight; })].token;
 }
 
-// What top-k, top-p and min-p leave of the tokens whose weights these are (the largest is 1, `total` is their sum), by
-// ascending id.
-const std::vector<Candidate>& Sampler::filter(std::span<const float> weights, double total) const {
+// What top-k, top-p and min-p leave of the tokens with these probabilities, `largest` being the largest; by ascending id.
+const std::vector<Candidate>& Sampler::filter(std::span<const float> weights, float largest) const {
   std::vector<Candidate>& candidates = scratch().candidates;
   const auto k = static_cast<size_t>(options_.top_k);
   const bool limited = k > 0 && k < weights.size();
+  const float min_weight = options_.min_p * largest;
   // The filters keep the most likely tokens, mostly few: gather those above a bound, and lower it until they are certainly
   // among them.
-  double gathered = 0;
-  for (float bound = 0x1p-6f;; bound = bound > 0x1p-24f ? bound * 0x1p-6f : 0.0f) {
-    const float least = options_.top_p < 1.0f ? bound : std::max(bound, options_.min_p);
-    gathered = gather(weights, least, candidates);
-    if (bound == 0.0f || (bound <= options_.min_p && options_.top_p >= 1.0f)) break;
-    if (limited ? candidates.size() >= k : options_.top_p < 1.0f && gathered >= options_.top_p * total) break;
+  double total = 1;
+  for (float bound = 0x1p-6f * largest;; bound = bound > 0x1p-24f * largest ? bound * 0x1p-6f : 0.0f) {
+    const double gathered = gather(weights, options_.top_p < 1.0f ? bound : std::max(bound, min_weight), candidates);
+    if (limited && bound == 0.0f) total = gathered;
+    if (bound == 0.0f || (bound <= min_weight && options_.top_p >= 1.0f)) break;
+    if (limited ? candidates.size() >= k : options_.top_p < 1.0f && gathered >= options_.top_p) break;
   }
   if (limited && k < candidates.size()) {
     std::nth_element(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(k), candidates.end(), more_likely);
     candidates.resize(k);
     total = 0;
     for (const Candidate& candidate : candidates) total += candidate.weight;
-  } else if (limited) {
-    total = gathered;
   }
   if (options_.top_p < 1.0f) keep_top_p(candidates, options_.top_p * total);
-  std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.weight < options_.min_p; });
+  std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.weight < min_weight; });
   std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
   return candidates;
 }
@@ -207,7 +205,7 @@ SampledToken Sampler::sample(std::span<const float> logits) {
   if (sampled.token < 0) return sampled;
   remember(sampled.token, 1);
   if (options_.logprobs || options_.top_logprobs > 0) {
-    const double total = log_sum_exp(logits);
+    const double total = logit_statistics(isa_, logits).log_sum_exp;
     sampled.logprob = static_cast<float>(logits[sampled.token] - total);
     std::vector<Candidate>& candidates = scratch().candidates;
     candidates.clear();

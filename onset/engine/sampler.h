@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "onset/base/cpu_features.h"
 #include "onset/base/status.h"
 
 namespace onset {
@@ -38,13 +39,12 @@ struct SampledToken {
 class Sampler {
  public:
   // `prompt` counts as seen for the repetition penalty; ids below 0 (inputs that were vectors) are passed over.
-  Sampler(const SamplingOptions& options, std::span<const int32_t> prompt);
+  Sampler(const SamplingOptions& options, std::span<const int32_t> prompt, Isa isa);
   SampledToken sample(std::span<const float> logits);
 
-  // A token and how likely it is, up to a factor.
   struct Candidate {
     int32_t token;
-    float weight;
+    float weight;  // its probability, or its logit
   };
 
  private:
@@ -55,10 +55,11 @@ class Sampler {
   bool changes_logits() const;
   void change_logits(std::span<float> logits) const;
   int32_t draw(std::span<const float> logits);
-  const std::vector<Candidate>& filter(std::span<const float> weights, double total) const;
+  const std::vector<Candidate>& filter(std::span<const float> weights, float largest) const;
   void remember(int32_t token, int32_t generated);
 
   SamplingOptions options_;
+  Isa isa_;
   std::vector<Seen> seen_;  // sorted by token; kept only where a penalty needs it
   uint64_t draws_ = 0;
 };

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <random>
 
-#include "onset/engine/likelihood.h"
+#include "onset/compute/elementwise.h"
 
 namespace onset {
 namespace {
@@ -27,40 +27,13 @@ std::vector<float> random_logits(size_t size, uint32_t seed, float spread = 4.0f
 // How often each token comes in many draws.
 std::map<int32_t, double> frequencies(SamplingOptions options, std::span<const float> logits, int draws = 20000) {
   std::map<int32_t, double> counts;
-  Sampler sampler(options, {});
+  Sampler sampler(options, {}, Isa::generic);
   for (int i = 0; i < draws; ++i) counts[sampler.sample(logits).token] += 1.0 / draws;
   return counts;
 }
 
-TEST(Likelihood, LargestLogitIsTheFirstOfEquals) {
-  for (const size_t size : {1, 2, 15, 16, 17, 100, 1000}) {
-    std::vector<float> logits = random_logits(size, static_cast<uint32_t>(size));
-    const auto largest = std::max_element(logits.begin(), logits.end());
-    EXPECT_EQ(largest_logit(logits).index, largest - logits.begin());
-    logits.back() = *largest;
-    EXPECT_EQ(largest_logit(logits).index, std::max_element(logits.begin(), logits.end()) - logits.begin());
-  }
-  EXPECT_EQ(largest_logit(std::vector<float>{not_a_number, -infinity, not_a_number}).index, -1);
-  EXPECT_EQ(largest_logit(std::vector<float>{not_a_number, -3.0f}).index, 1);
-}
-
-TEST(Likelihood, LogSumExpAndRanksAreThoseOfTheDefinition) {
-  for (const size_t size : {1, 5, 16, 33, 300, 49152}) {
-    const std::vector<float> logits = random_logits(size, 7);
-    double sum = 0;
-    for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
-    EXPECT_NEAR(log_sum_exp(logits), std::log(sum), 3e-7) << size;
-    const int32_t token = static_cast<int32_t>(size / 2);
-    int32_t rank = 1;
-    for (size_t i = 0; i < size; ++i) rank += logits[i] > logits[token];
-    EXPECT_EQ(rank_of(logits, token), rank);
-  }
-  const std::vector<float> equal(5, 1.0f);
-  EXPECT_EQ(rank_of(equal, 3), 4);
-}
-
 TEST(Sampler, GreedyTakesTheLargestAndTheLowestIdAmongEquals) {
-  Sampler sampler({}, {});
+  Sampler sampler({}, {}, Isa::generic);
   EXPECT_EQ(sampler.sample(std::vector<float>{1, 5, 2, 5}).token, 1);
   EXPECT_EQ(sampler.sample(std::vector<float>{not_a_number, not_a_number}).token, -1);
   EXPECT_EQ(sampler.sample(std::vector<float>{0, infinity}).token, -1);
@@ -82,13 +55,13 @@ TEST(Sampler, DrawsFollowTheDistribution) {
 TEST(Sampler, DrawsDependOnSeedAndNumberAlone) {
   const std::vector<float> logits = random_logits(1000, 5, 1.0f);
   const SamplingOptions options{.temperature = 1.0f, .seed = 11};
-  Sampler a(options, {});
-  Sampler b(options, {});
+  Sampler a(options, {}, Isa::generic);
+  Sampler b(options, {}, Isa::generic);
   std::vector<int32_t> first, second, other;
   for (int i = 0; i < 20; ++i) first.push_back(a.sample(logits).token);
   for (int i = 0; i < 20; ++i) second.push_back(b.sample(logits).token);
   EXPECT_EQ(first, second);
-  Sampler c({.temperature = 1.0f, .seed = 12}, {});
+  Sampler c({.temperature = 1.0f, .seed = 12}, {}, Isa::generic);
   for (int i = 0; i < 20; ++i) other.push_back(c.sample(logits).token);
   EXPECT_NE(first, other);
 }
@@ -119,7 +92,7 @@ TEST(Sampler, TopPSortsNoMoreThanItNeedsAndIsRight) {
   std::vector<std::pair<float, int32_t>> sorted;
   for (int32_t i = 0; i < 5000; ++i) sorted.emplace_back(-logits[i], i);
   std::sort(sorted.begin(), sorted.end());
-  const double total = std::exp(log_sum_exp(logits));
+  const double total = std::exp(logit_statistics(Isa::generic, logits).log_sum_exp);
   double sum = 0;
   std::map<int32_t, bool> allowed;
   for (const auto& [negative, token] : sorted) {
@@ -134,27 +107,27 @@ TEST(Sampler, TopPSortsNoMoreThanItNeedsAndIsRight) {
 TEST(Sampler, PenaltiesAndBiasChangeLogits) {
   const std::vector<float> logits = {2.0f, 1.9f, -1.0f};
   const std::vector<int32_t> prompt = {-1, 0, 0};
-  EXPECT_EQ(Sampler({.repetition_penalty = 1.2f}, prompt).sample(logits).token, 1);
-  EXPECT_EQ(Sampler({.repetition_penalty = 1.2f}, {}).sample(logits).token, 0);
-  EXPECT_EQ(Sampler({.presence_penalty = 1.0f}, prompt).sample(logits).token, 0);  // the prompt was not generated
-  Sampler presence({.presence_penalty = 0.2f}, {});
+  EXPECT_EQ(Sampler({.repetition_penalty = 1.2f}, prompt, Isa::generic).sample(logits).token, 1);
+  EXPECT_EQ(Sampler({.repetition_penalty = 1.2f}, {}, Isa::generic).sample(logits).token, 0);
+  EXPECT_EQ(Sampler({.presence_penalty = 1.0f}, prompt, Isa::generic).sample(logits).token, 0);  // the prompt was not generated
+  Sampler presence({.presence_penalty = 0.2f}, {}, Isa::generic);
   EXPECT_EQ(presence.sample(logits).token, 0);
   EXPECT_EQ(presence.sample(logits).token, 1);
   EXPECT_EQ(presence.sample(logits).token, 0);
   EXPECT_EQ(presence.sample(logits).token, 0);  // once or twice is the same
-  Sampler frequency({.frequency_penalty = 0.2f}, {});
+  Sampler frequency({.frequency_penalty = 0.2f}, {}, Isa::generic);
   EXPECT_EQ(frequency.sample(logits).token, 0);
   EXPECT_EQ(frequency.sample(logits).token, 1);
   EXPECT_EQ(frequency.sample(logits).token, 0);
   EXPECT_EQ(frequency.sample(logits).token, 1);
-  EXPECT_EQ(Sampler({.logit_bias = {{2, 10.0f}}}, {}).sample(logits).token, 2);
+  EXPECT_EQ(Sampler({.logit_bias = {{2, 10.0f}}}, {}, Isa::generic).sample(logits).token, 2);
   const auto counts = frequencies({.temperature = 1.0f, .logit_bias = {{0, -infinity}}}, logits);
   EXPECT_EQ(counts.count(0), 0u);
 }
 
 TEST(Sampler, LogProbabilitiesAreOfTheUnmodifiedDistribution) {
   const std::vector<float> logits = {2.0f, 1.0f, -1.0f, 2.0f};
-  Sampler sampler({.logit_bias = {{2, 10.0f}}, .top_logprobs = 3}, {});
+  Sampler sampler({.logit_bias = {{2, 10.0f}}, .top_logprobs = 3}, {}, Isa::generic);
   const SampledToken sampled = sampler.sample(logits);
   const double total = std::log(2 * std::exp(2.0) + std::exp(1.0) + std::exp(-1.0));
   EXPECT_EQ(sampled.token, 2);

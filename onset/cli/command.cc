@@ -1,0 +1,132 @@
+#include "onset/cli/command.h"
+
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <unistd.h>
+
+#include "onset/base/mapped_file.h"
+#include "onset/cli/output.h"
+#include "onset/store/models.h"
+
+namespace onset::cli {
+
+void set_examples(CLI::App& command, const std::string& examples) { command.footer("\nExamples:\n" + examples); }
+
+void add_model_flag(CLI::App& command, EngineFlags& flags) {
+  command.add_option("-m,--model", flags.model,
+                     "GGUF file, Hugging Face folder, or name of a pulled model (default: the default model, if it was fetched)");
+}
+
+void add_threads_flag(CLI::App& command, EngineFlags& flags) {
+  command.add_option("-t,--threads", flags.threads, "threads (default: one for each core)")->check(CLI::Range(1, 1024));
+}
+
+void add_engine_flags(CLI::App& command, EngineFlags& flags) {
+  add_model_flag(command, flags);
+  add_threads_flag(command, flags);
+  command.add_option("-p,--precision", flags.precision, "fast, or reference (float32, slow, for truth)")
+      ->check(CLI::IsMember({"fast", "reference"}))
+      ->capture_default_str();
+  command.add_option("--kv", flags.kv, "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, f32 in reference precision)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}));
+  command.add_option("--chunk", flags.chunk, "prompt tokens that are computed together; changes no result")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--context", flags.context, "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command.add_flag("--no-cache", flags.no_cache, "do not keep packed weights for the next start");
+}
+
+Precision precision_of(const std::string& name) { return name == "reference" ? Precision::reference : Precision::fast; }
+
+std::optional<KvType> kv_type_of(const std::string& name) {
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
+    if (name == kv_type_name(type)) return type;
+  }
+  return {};
+}
+
+Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens) {
+  ONSET_ASSIGN(const std::filesystem::path path, find_model(flags.model));
+  ProgressBar bar("packing weights");
+  EngineOptions options{.model = path,
+                        .precision = precision_of(flags.precision),
+                        .threads = flags.threads,
+                        .kv_type = kv_type_of(flags.kv),
+                        .pool_tokens = flags.context > 0 ? flags.context : pool_tokens,
+                        .chunk_tokens = flags.chunk,
+                        .packed_cache = !flags.no_cache,
+                        .progress = [&bar](double share) { bar.update(share); }};
+  ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
+  if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
+  return engine;
+}
+
+void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
+  SamplingOptions& options = flags.options;
+  const std::string group = "Sampling";
+  command.add_option("-n,--max-tokens", flags.most_new_tokens, "tokens of the answer at most (default: up to the context's end)")
+      ->check(CLI::Range(0, 1 << 30))->group(group);
+  command.add_option("--temperature", options.temperature, "0: always the most likely token")->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0))->group(group);
+  command.add_option("--top-k", options.top_k, "only the K most likely tokens; 0: all")->capture_default_str()
+      ->check(CLI::NonNegativeNumber)->group(group);
+  command.add_option("--top-p", options.top_p, "only the most likely tokens that together have this probability")->capture_default_str()
+      ->check(CLI::Range(0.000001, 1.0))->group(group);
+  command.add_option("--min-p", options.min_p, "only tokens at least this likely, relative to the most likely one")->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0))->group(group);
+  command.add_option("--repetition-penalty", options.repetition_penalty, "divides the logits of tokens that were seen; 1: off")
+      ->capture_default_str()->check(CLI::Range(0.01, 100.0))->group(group);
+  command.add_option("--presence-penalty", options.presence_penalty, "taken from the logits of tokens that were generated")
+      ->capture_default_str()->check(CLI::Range(-100.0, 100.0))->group(group);
+  command.add_option("--frequency-penalty", options.frequency_penalty, "the same, for each time")
+      ->capture_default_str()->check(CLI::Range(-100.0, 100.0))->group(group);
+  command.add_option("--logit-bias", flags.bias, "ID:BIAS, added to a token's logit; may be repeated")->group(group);
+  command.add_option("--seed", options.seed, "equal seeds draw equal answers")->capture_default_str()->group(group);
+  command.add_option("--stop", flags.stop, "the answer ends before this text; may be repeated")->group(group);
+}
+
+Result<SamplingOptions> sampling_of(const SamplingFlags& flags) {
+  SamplingOptions options = flags.options;
+  for (const std::string& text : flags.bias) {
+    int id = 0;
+    float bias = 0;
+    int end = 0;
+    if (std::sscanf(text.c_str(), "%d:%f%n", &id, &bias, &end) != 2 || static_cast<size_t>(end) != text.size()) {
+      return error(Code::invalid_argument, "--logit-bias: {} is not ID:BIAS, a token id and a number", text);
+    }
+    options.logit_bias.emplace_back(id, bias);
+  }
+  return options;
+}
+
+Result<std::string> read_text(const TextSource& source, const char* what) {
+  const bool words = !source.words.empty();
+  if (words && !source.file.empty()) {
+    return error(Code::invalid_argument, "{} was given both as an argument and with --file: expected one of them", what);
+  }
+  if (words && !(source.words.size() == 1 && source.words[0] == "-")) {
+    std::string text = source.words[0];
+    for (size_t i = 1; i < source.words.size(); ++i) text += " " + source.words[i];
+    return text;
+  }
+  if (!source.file.empty() && source.file != "-") return read_file(source.file);
+  if (!words && source.file.empty() && isatty(STDIN_FILENO) == 1) {
+    return error(Code::invalid_argument, "{} is missing: give it as an argument, with --file, or on standard input", what);
+  }
+  std::string text(std::istreambuf_iterator<char>(std::cin), {});
+  return text;
+}
+
+std::atomic<bool> interrupted = false;
+
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = true; };
+  action.sa_flags = 0;  // a read that waits for input returns
+  sigaction(SIGINT, &action, nullptr);
+}
+
+}  // namespace onset::cli

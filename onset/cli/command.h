@@ -1,0 +1,78 @@
+// A subcommand: its options on the command line, and what it does. One file each; commands.h lists them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "onset/base/status.h"
+#include "onset/engine/engine.h"
+
+namespace onset::cli {
+
+// What the command line asks for: set while it is parsed, run afterwards.
+using Action = std::function<Status()>;
+
+// Adds a subcommand whose options live in an Options object. `declare(command, options)` adds them; when the command is given,
+// `run(options)` becomes the action.
+template <typename Options>
+CLI::App* add_command(CLI::App& parent, Action& action, const std::string& name, const std::string& description,
+                      void (*declare)(CLI::App&, Options&), Status (*run)(const Options&)) {
+  CLI::App* command = parent.add_subcommand(name, description);
+  const auto options = std::make_shared<Options>();
+  declare(*command, *options);
+  command->callback([command, options, run, &action] {
+    if (command->get_subcommands().empty()) action = [options, run] { return run(*options); };
+  });
+  return command;
+}
+
+// Text below the options, as examples: shown as it is.
+void set_examples(CLI::App& command, const std::string& examples);
+
+// Options that make sense for more than one command.
+struct EngineFlags {
+  std::string model;
+  std::string precision = "fast";
+  int32_t threads = 0;
+  std::string kv;
+  int32_t chunk = 1024;
+  int64_t context = 0;
+  bool no_cache = false;
+};
+void add_model_flag(CLI::App& command, EngineFlags& flags);
+void add_threads_flag(CLI::App& command, EngineFlags& flags);
+void add_engine_flags(CLI::App& command, EngineFlags& flags);  // these two and all others
+
+Precision precision_of(const std::string& name);
+std::optional<KvType> kv_type_of(const std::string& name);
+
+// Loads the model with a progress bar. `pool_tokens`: how much key/value cache is needed when --context does not say.
+Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens = 0);
+
+struct SamplingFlags {
+  SamplingOptions options;
+  std::vector<std::string> bias;  // ID:BIAS
+  std::vector<std::string> stop;
+  int32_t most_new_tokens = -1;
+};
+void add_sampling_flags(CLI::App& command, SamplingFlags& flags);
+// Errors: invalid_argument for a bias that is not ID:NUMBER.
+Result<SamplingOptions> sampling_of(const SamplingFlags& flags);
+
+// Where a command's text comes from: arguments, a file ("-" is standard input), or standard input where neither is given.
+struct TextSource {
+  std::vector<std::string> words;
+  std::string file;
+};
+// Errors: invalid_argument if both are given, or neither and standard input is a terminal; those of read_file.
+Result<std::string> read_text(const TextSource& source, const char* what);
+
+// Set by Ctrl-C after catch_interrupts(); whoever acts on it clears it.
+extern std::atomic<bool> interrupted;
+void catch_interrupts();
+
+}  // namespace onset::cli

@@ -1,0 +1,21 @@
+// All subcommands, each in the file of its name.
+#pragma once
+
+#include "onset/cli/command.h"
+
+namespace onset::cli {
+
+void add_run(CLI::App& app, Action& action);
+void add_chat(CLI::App& app, Action& action);
+void add_bench(CLI::App& app, Action& action);          // also bench machine and bench kernels
+void add_bench_machine(CLI::App& bench, Action& action);
+void add_bench_kernels(CLI::App& bench, Action& action);
+void add_profile(CLI::App& app, Action& action);
+void add_score(CLI::App& app, Action& action);
+void add_perplexity(CLI::App& app, Action& action);
+void add_tokenize(CLI::App& app, Action& action);
+void add_inspect(CLI::App& app, Action& action);
+void add_convert(CLI::App& app, Action& action);
+void add_pull(CLI::App& app, Action& action);
+
+}  // namespace onset::cli

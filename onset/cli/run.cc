@@ -1,0 +1,170 @@
+// onset run: one prompt, one answer.
+#include "onset/cli/commands.h"
+#include "onset/cli/output.h"
+#include "onset/engine/chat.h"
+
+namespace onset::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct RunOptions {
+  EngineFlags engine;
+  SamplingFlags sampling;
+  TextSource prompt;
+  std::string system;
+  bool raw = false;
+  bool ignore_end = false;
+  bool json = false;
+  bool quiet = false;
+  int32_t top_logprobs = 0;
+};
+
+void declare(CLI::App& command, RunOptions& options) {
+  command.add_option("PROMPT", options.prompt.words, "the prompt, or - for standard input");
+  command.add_option("-f,--file", options.prompt.file, "read the prompt from a file");
+  command.add_option("-s,--system", options.system, "a system message before the prompt");
+  command.add_flag("--raw", options.raw, "continue the prompt as it is, even if the model has a chat template");
+  command.add_flag("--ignore-end", options.ignore_end, "go on after end-of-answer tokens");
+  command.add_flag("-q,--quiet", options.quiet, "no line of figures at the end");
+  command.add_flag("--json", options.json, "print one JSON object at the end instead of the text as it comes");
+  command.add_option("--top-logprobs", options.top_logprobs, "with --json: log-probabilities of each token and so many alternatives")
+      ->check(CLI::Range(0, 20));
+  add_engine_flags(command, options.engine);
+  add_sampling_flags(command, options.sampling);
+  set_examples(command,
+               "  onset run \"The capital of France is\"\n"
+               "  onset run --system \"Answer in one sentence.\" --temperature 0.7 --seed 1 \"Why is the sky blue?\"\n"
+               "  git diff | onset run --system \"Write a commit message.\" -\n"
+               "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
+}
+
+struct Answer {
+  std::string text;
+  std::vector<SampledToken> tokens;
+  Event last;
+  double seconds = 0;  // from submit to the last token
+};
+
+struct Figures {
+  double prefill = 0, decode = 0;  // tokens per second
+};
+
+Figures figures_of(const Answer& answer) {
+  const Event& last = answer.last;
+  Figures figures;
+  if (last.first_token_seconds > 0) figures.prefill = last.prompt_tokens / last.first_token_seconds;
+  if (last.new_tokens > 1) figures.decode = (last.new_tokens - 1) / (answer.seconds - last.first_token_seconds);
+  return figures;
+}
+
+// The prompt's tokens: through the chat template if the model has one and the text is not to be taken as it is.
+Result<std::vector<int32_t>> prompt_tokens(const Engine& engine, const RunOptions& options, const std::string& text) {
+  if (engine.tokenizer() == nullptr) {
+    return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
+  }
+  std::optional<ChatTemplate> chat_template;
+  if (!options.raw) {
+    ONSET_ASSIGN(chat_template, load_chat_template(engine));
+  }
+  if (!chat_template) {
+    if (!options.system.empty()) {
+      return error(Code::invalid_argument, "--system needs a chat template, and {}",
+                   options.raw ? "--raw leaves it out" : engine.model().file().path().string() + " has none");
+    }
+    return engine.tokenizer()->encode(text);
+  }
+  std::vector<ChatMessage> messages;
+  if (!options.system.empty()) messages.push_back({"system", options.system});
+  messages.push_back({"user", text});
+  return render_chat(engine, *chat_template, messages);
+}
+
+Json token_json(const Engine& engine, const SampledToken& token) {
+  Json alternatives = Json::array();
+  for (const auto& [id, logprob] : token.alternatives) {
+    alternatives.push_back({{"id", id}, {"text", engine.tokenizer()->piece(id)}, {"logprob", logprob}});
+  }
+  return {{"id", token.token}, {"text", engine.tokenizer()->piece(token.token)}, {"logprob", token.logprob}, {"top", alternatives}};
+}
+
+Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bool logprobs) {
+  const Event& last = answer.last;
+  const Figures figures = figures_of(answer);
+  Json ids = Json::array();
+  for (const SampledToken& token : answer.tokens) ids.push_back(token.token);
+  Json json{{"text", answer.text},
+            {"ids", ids},
+            {"finish", finish_name(last.finish)},
+            {"prompt_tokens", last.prompt_tokens},
+            {"new_tokens", last.new_tokens},
+            {"load_seconds", load_seconds},
+            {"first_token_seconds", last.first_token_seconds},
+            {"prefill_tokens_per_second", figures.prefill},
+            {"decode_tokens_per_second", figures.decode},
+            {"peak_rss_bytes", peak_memory_bytes()}};
+  if (logprobs) {
+    for (const SampledToken& token : answer.tokens) json["tokens"].push_back(token_json(engine, token));
+  }
+  return json;
+}
+
+std::string statistics_line(const Answer& answer, double load_seconds) {
+  const Event& last = answer.last;
+  const Figures figures = figures_of(answer);
+  return fmt::format("[{} prompt tokens at {:.0f} tokens/s, first token after {:.0f} ms ({:.0f} ms to load), {} new tokens{}, {} of memory{}]\n",
+                     last.prompt_tokens, figures.prefill, last.first_token_seconds * 1e3, load_seconds * 1e3, last.new_tokens,
+                     last.new_tokens > 1 ? fmt::format(" at {:.0f} tokens/s", figures.decode) : "",
+                     bytes_text(static_cast<double>(peak_memory_bytes())),
+                     last.finish == Finish::length      ? "; stopped at the most tokens allowed"
+                     : last.finish == Finish::cancelled ? "; interrupted"
+                                                        : "");
+}
+
+// Runs the prompt; text goes out as it comes unless `silent`. Ctrl-C ends the answer.
+Result<Answer> answer_prompt(Engine& engine, Request request, bool silent) {
+  Answer answer;
+  Status output;
+  const auto began = std::chrono::steady_clock::now();
+  const auto handler = [&](const Event& event) {
+    answer.text += event.text;
+    if (event.token) answer.tokens.push_back(*event.token);
+    answer.last = event;
+    answer.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    if (!silent && output.ok() && !event.text.empty()) output = write_out(event.text);
+  };
+  ONSET_ASSIGN(const RequestId id, engine.submit(std::move(request), handler));
+  while (engine.has_work()) {
+    ONSET_TRY(engine.step());
+    if (interrupted || !output.ok()) engine.cancel(id);
+  }
+  ONSET_TRY(output);
+  ONSET_TRY(answer.last.status);
+  if (!silent && !answer.text.ends_with('\n')) ONSET_TRY(write_out("\n"));
+  return answer;
+}
+
+Status run(const RunOptions& options) {
+  const auto began = std::chrono::steady_clock::now();
+  ONSET_ASSIGN(const std::string text, read_text(options.prompt, "the prompt"));
+  ONSET_ASSIGN(SamplingOptions sampling, sampling_of(options.sampling));
+  sampling.top_logprobs = options.top_logprobs;
+  ONSET_ASSIGN(const auto engine, load_engine(options.engine));
+  ONSET_ASSIGN(std::vector<int32_t> tokens, prompt_tokens(*engine, options, text));
+  const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  catch_interrupts();
+  Request request{.tokens = std::move(tokens), .sampling = sampling, .stop = options.sampling.stop, .ignore_end = options.ignore_end};
+  if (options.sampling.most_new_tokens >= 0) request.most_new_tokens = options.sampling.most_new_tokens;
+  ONSET_ASSIGN(const Answer answer, answer_prompt(*engine, std::move(request), options.json));
+  if (options.json) return write_json(to_json(*engine, answer, load_seconds, options.top_logprobs > 0));
+  if (!options.quiet) std::fputs(statistics_line(answer, load_seconds).c_str(), stderr);
+  return {};
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Action& action) {
+  add_command<RunOptions>(app, action, "run", "answer a prompt", declare, run);
+}
+
+}  // namespace onset::cli

@@ -1,0 +1,67 @@
+#include "onset/engine/profile.h"
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+
+namespace onset {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+Status read_prompt(Engine& engine, std::span<const int32_t> tokens) {
+  Status status;
+  Request request{.tokens = {tokens.begin(), tokens.end()}, .most_new_tokens = 1};
+  ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { status = event.status; }).status());
+  while (engine.has_work()) ONSET_TRY(engine.step());
+  return status;
+}
+
+}  // namespace
+
+Result<Profile> profile_prefill(Engine& engine, std::span<const int32_t> tokens) {
+  ONSET_TRY(read_prompt(engine, tokens));
+  Profile profile;
+  profile.tokens = static_cast<int32_t>(tokens.size());
+  double began = 0;
+  engine.set_time_hook([&](const std::string& name, int32_t layer, double begin, double end) {
+    profile.operations.push_back({name, layer, begin - began, end - began});
+  });
+  engine.set_step_hook([&](const Step&, double) { ++profile.steps; });
+  began = now();
+  const Status status = read_prompt(engine, tokens);
+  profile.seconds = now() - began;
+  engine.set_time_hook({});
+  engine.set_step_hook({});
+  ONSET_TRY(status);
+  return profile;
+}
+
+std::vector<OperationTotal> operation_totals(const Profile& profile) {
+  std::map<std::string, OperationTotal> by_name;
+  for (const TimedOperation& operation : profile.operations) {
+    OperationTotal& total = by_name[operation.name];
+    total.name = operation.name;
+    ++total.calls;
+    total.seconds += operation.end - operation.begin;
+  }
+  std::vector<OperationTotal> totals;
+  for (auto& [name, total] : by_name) totals.push_back(std::move(total));
+  std::sort(totals.begin(), totals.end(), [](const auto& a, const auto& b) { return a.seconds > b.seconds; });
+  return totals;
+}
+
+std::string chrome_trace(const Profile& profile) {
+  std::string trace = "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [";
+  const char* separator = "\n";
+  for (const TimedOperation& operation : profile.operations) {
+    // Names are ours: letters, points, underscores.
+    trace += fmt::format("{}{{\"name\": \"{}\", \"cat\": \"layer\", \"ph\": \"X\", \"pid\": 1, \"tid\": 1, \"ts\": {:.3f}, \"dur\": {:.3f}, "
+                         "\"args\": {{\"layer\": {}}}}}",
+                         separator, operation.name, operation.begin * 1e6, (operation.end - operation.begin) * 1e6, operation.layer);
+    separator = ",\n";
+  }
+  return trace + "\n]}\n";
+}
+
+}  // namespace onset

@@ -1,0 +1,113 @@
+"""onset run: prompts from everywhere, streaming, figures, the chat template, interruptions."""
+
+import json
+import os
+import signal
+import subprocess
+
+import harness
+
+STORIES = harness.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
+OPENING = ", there was a little girl named Lily."
+
+
+class Run(harness.Test):
+    def run_stories(self, *arguments, **options):
+        return self.onset("run", "--no-cache", "--model", STORIES, *arguments, **options)
+
+    def test_the_answer_goes_out_and_the_figures_beside_it(self):
+        done = self.run_stories("--max-tokens", 20, "Once upon a time")
+        self.assertTrue(done.stdout.startswith(OPENING), done.stdout)
+        self.assertTrue(done.stdout.endswith("\n"))
+        self.assertRegex(done.stderr, r"^\[5 prompt tokens at \d+ tokens/s, first token after \d+ ms \(\d+ ms to load\), 20 new tokens at \d+ tokens/s, "
+                                      r"[\d.]+ MiB of memory; stopped at the most tokens allowed\]\n$")
+        self.assertEqual(self.run_stories("--quiet", "--max-tokens", 20, "Once upon a time").stderr, "")
+
+    def test_prompts_come_as_arguments_file_or_standard_input(self):
+        expected = self.run_stories("-n", 12, "Once upon a time").stdout
+        (self.folder / "prompt.txt").write_text("Once upon a time")
+        self.assertEqual(self.run_stories("-n", 12, "Once", "upon", "a", "time").stdout, expected)
+        self.assertEqual(self.run_stories("-n", 12, "--file", "prompt.txt").stdout, expected)
+        self.assertEqual(self.run_stories("-n", 12, stdin="Once upon a time").stdout, expected)
+        self.assertEqual(self.run_stories("-n", 12, "-", stdin="Once upon a time").stdout, expected)
+
+    def test_json_tells_all(self):
+        done = json.loads(self.run_stories("-n", 15, "--json", "--top-logprobs", 2, "Once upon a time").stdout)
+        self.assertTrue(done["text"].startswith(OPENING))
+        self.assertEqual((done["prompt_tokens"], done["new_tokens"], done["finish"]), (5, 15, "length"))
+        self.assertEqual([token["id"] for token in done["tokens"]], done["ids"])
+        self.assertEqual(len(done["tokens"][0]["top"]), 2)
+        self.assertEqual(done["tokens"][0]["top"][0]["id"], done["ids"][0])
+        for figure in ("load_seconds", "first_token_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "peak_rss_bytes"):
+            self.assertGreater(done[figure], 0, figure)
+
+    def test_sampling_options_do_what_they_say(self):
+        def answer(*options):
+            return self.run_stories("-q", "-n", 30, *options, "Once upon a time").stdout
+
+        greedy = answer()
+        self.assertEqual(answer("--temperature", 0, "--seed", 7), greedy)
+        warm = answer("--temperature", 1.5, "--seed", 7)
+        self.assertNotEqual(warm, greedy)
+        self.assertEqual(answer("--temperature", 1.5, "--seed", 7), warm)
+        self.assertNotEqual(answer("--temperature", 1.5, "--seed", 8), warm)
+        self.assertEqual(answer("--temperature", 1.5, "--top-k", 1, "--seed", 7), greedy)
+        self.assertEqual(answer("--temperature", 1.5, "--min-p", 1, "--seed", 7), greedy)
+        self.assertEqual(answer("--temperature", 1.5, "--top-p", 0.000001, "--seed", 7), greedy)
+        self.assertEqual(answer("--stop", "Lily", "--stop", "girl"), ", there was a little \n")
+        self.assertNotEqual(answer("--repetition-penalty", 2), greedy)
+        self.assertNotEqual(answer("--frequency-penalty", 5), greedy)
+        self.assertNotEqual(answer("--logit-bias", "419:-100"), answer("--logit-bias", "419:100"))
+
+    def test_chunks_threads_and_kept_types(self):
+        expected = self.run_stories("-n", 30, "Once upon a time there was a dog who").stdout
+        for options in (["--chunk", 1], ["--chunk", 3, "--threads", 1], ["--threads", 3], ["--context", 64]):
+            self.assertEqual(self.run_stories("-n", 30, *options, "Once upon a time there was a dog who").stdout, expected, options)
+        for kept in ("f32", "f16", "bf16", "int8"):
+            self.assertTrue(self.run_stories("-n", 8, "--kv", kept, "Once upon a time").stdout.startswith(", there was"), kept)
+        self.assertTrue(self.run_stories("-n", 12, "--precision", "reference", "Once upon a time").stdout.startswith(OPENING[:20]))
+
+    def test_a_reader_that_leaves_ends_the_program_quietly(self):
+        command = f"'{harness.ONSET}' run --no-cache -q --model '{STORIES}' --ignore-end 'Once upon a time' | head -c 10"
+        done = self.run_command("bash", "-c", command + "; echo; echo ${PIPESTATUS[0]}")
+        self.assertEqual(done.stdout, OPENING[:10] + "\n0\n")
+        self.assertEqual(done.stderr, "")
+
+    def test_a_full_output_is_an_error(self):
+        done = self.run_command("bash", "-c", f"'{harness.ONSET}' run --no-cache --model '{STORIES}' Once > /dev/full", status=1)
+        self.assertEqual(done.stderr, "onset: standard output: No space left on device\n")
+
+    def test_interrupting_ends_the_answer_with_its_figures(self):
+        process = subprocess.Popen([harness.ONSET, "run", "--no-cache", "--ignore-end", "--temperature", "1", "--model", STORIES, "Once upon a time"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first = os.read(process.stdout.fileno(), 1)  # the answer has begun
+        process.send_signal(signal.SIGINT)
+        rest, figures = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0)
+        self.assertTrue(first)
+        self.assertTrue(rest.endswith("\n"))
+        # The whole context may have been filled before the signal came.
+        self.assertRegex(figures, r"; (interrupted|stopped at the most tokens allowed)\]")
+
+
+class Default(harness.Test):
+    """The default model, with its chat template."""
+
+    def test_the_template_is_applied_unless_raw(self):
+        model = harness.default_model()
+        chat = self.onset_json("run", "--model", model, "--json", "-n", 24, "What is the capital of France?")
+        self.assertIn("Paris", chat["text"])
+        self.assertGreater(chat["prompt_tokens"], 20)  # the template has a system message of its own
+        raw = self.onset_json("run", "--model", model, "--json", "-n", 5, "--raw", "The capital of France is")
+        self.assertEqual(raw["prompt_tokens"], 5)
+        self.assertTrue(raw["text"].startswith(" Paris"), raw["text"])
+
+    def test_a_system_message_goes_before_the_prompt(self):
+        model = harness.default_model()
+        plain = self.onset_json("run", "--model", model, "--json", "-n", 1, "Hello")
+        system = self.onset_json("run", "--model", model, "--json", "-n", 1, "--system", "You only speak about the weather, whatever you are asked.", "Hello")
+        self.assertNotEqual(plain["prompt_tokens"], system["prompt_tokens"])
+
+
+if __name__ == "__main__":
+    harness.main()
