@@ -21,7 +21,8 @@ COVERED = {
     "safetensors": ["onset/formats/safetensors.cc"],
     "tokenizer_json": ["onset/text/tokenizer_json.cc"],
     "chat_template": ["onset/text/jinja_lexer.cc", "onset/text/jinja_parser.cc", "onset/text/jinja_expression_parser.cc"],
-    "convert": ["onset/formats/convert.cc", "onset/formats/huggingface.cc", "onset/formats/huggingface_tokenizer.cc"],
+    "convert": ["onset/formats/convert.cc", "onset/formats/huggingface.cc", "onset/formats/huggingface_config.cc",
+                "onset/formats/huggingface_tokenizer.cc"],
 }
 # What must be a clear error, and a word of its row in docs/errors.md.
 CONDITIONS = {

@@ -1,4 +1,5 @@
-// Turning a model into a GGUF file of another element type: from a Hugging Face folder, or from GGUF (requantising).
+// Turning a model into a GGUF file of another element type: from a Hugging Face folder, or from GGUF
+// (requantising).
 #pragma once
 
 #include <cstdint>
@@ -22,9 +23,10 @@ struct ConvertProgress {
 
 struct ConvertOptions {
   DType dtype = DType::q8_0;  // F32, F16, BF16 or a block format
-  // Every matrix gets `dtype` (as far as its rows allow). Otherwise some get more bits, chosen as llama-quantize does:
-  // the output matrix (or the embedding where it serves as such) gets Q6_K unless dtype is Q8_0; for Q4_K and Q5_K also
-  // the value and down projections of the first and last eighth and of every third layer between (its "_M" mixes).
+  // Every matrix gets `dtype` (as far as its rows allow). Otherwise some get more bits, chosen as
+  // llama-quantize does: the output matrix (or the embedding where it serves as such) gets Q6_K unless dtype
+  // is Q8_0; for Q4_K and Q5_K also the value and down projections of the first and last eighth and of every
+  // third layer between (its "_M" mixes).
   bool pure = false;
   GgufSplit split = {};
   std::function<void(const ConvertProgress&)> progress = {};  // called on the calling thread
@@ -45,17 +47,18 @@ struct ConvertReport {
   std::vector<ConvertFallback> fallbacks;
 };
 
-// The type that `tensor` of a model gets under these options, before and after looking at the length of its rows.
-// Vectors become F32; norms, biases and integers are not matrices to quantise. Rows that are no multiple of 256 take
-// Q5_0, Q5_1 or Q8_0 instead of Q4_K, Q5_K or Q6_K; rows that are no multiple of 32 take F16.
+// The type that `tensor` of a model gets under these options, before and after looking at the length of its
+// rows. Vectors become F32; norms, biases and integers are not matrices to quantise. Rows that are no
+// multiple of 256 take Q5_0, Q5_1 or Q8_0 instead of Q4_K, Q5_K or Q6_K; rows that are no multiple of 32 take
+// F16.
 struct ChosenType {
   DType meant, used;
 };
 ChosenType choose_type(const ModelFile& model, const StoredTensor& tensor, const ConvertOptions& options);
 
 // Writes the model to `destination` (GGUF), which appears whole or not at all.
-// Errors: invalid_argument for values that are infinite, not a number or too large for F16 (naming the tensor),
-// resource_exhausted when the disk is full, and what AtomicFile says.
+// Errors: invalid_argument for values that are infinite, not a number or too large for F16 (naming the
+// tensor), resource_exhausted when the disk is full, and what AtomicFile says.
 Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::path& destination,
                               const ConvertOptions& options, ThreadPool& pool);
 

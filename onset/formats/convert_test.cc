@@ -52,7 +52,8 @@ class MadeModel {
     auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(count));
     std::normal_distribution<float> normal(0.0f, 0.05f);
     for (float& value : *values) value = normal(random_);
-    EXPECT_TRUE(model_.add_tensor({name, DType::f32, std::move(shape), std::as_bytes(std::span(*values))}).ok());
+    EXPECT_TRUE(
+        model_.add_tensor({name, DType::f32, std::move(shape), std::as_bytes(std::span(*values))}).ok());
     values_.emplace_back(name, values);
   }
   GgufMetadata metadata_;
@@ -90,8 +91,8 @@ TEST(Convert, EveryTypeFromEveryFixtureModelComesBack) {
   ThreadPool pool(2);
   for (const char* name : {"llama", "llama3", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma3"}) {
     const ModelFile source = value_of(open_model(fixtures / "models" / name));
-    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1,
-                              DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0,
+                              DType::q5_1, DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
       const std::string file = std::string(name) + dtype_name(dtype) + ".gguf";
       const ConvertReport report = value_of(convert(source, folder / file, {.dtype = dtype}, pool));
       const ModelFile made = value_of(open_gguf(folder / file));
@@ -111,7 +112,8 @@ TEST(Convert, TypesAreChosenAsLlamaQuantizeDoes) {
   // Embedding (tied), then q, v, down of each of 8 layers; layers 0, 3, 6 and 7 are the sensitive ones.
   const MadeModel wide(256);
   EXPECT_EQ(types_of(wide.model(), {.dtype = DType::q4_k}),
-            "Q6_K Q4_K Q6_K Q6_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K Q6_K Q6_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K Q6_K "
+            "Q6_K Q4_K Q6_K Q6_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K Q6_K Q6_K Q4_K Q4_K Q4_K Q4_K Q4_K Q4_K "
+            "Q4_K Q6_K "
             "Q6_K Q4_K Q6_K Q6_K");
   EXPECT_EQ(types_of(wide.model(), {.dtype = DType::q4_0}).substr(0, 9), "Q6_K Q4_0");
   EXPECT_EQ(types_of(wide.model(), {.dtype = DType::q8_0}).substr(0, 9), "Q8_0 Q8_0");
@@ -133,8 +135,12 @@ TEST(Convert, ReportsFallbacksAndProgress) {
   ThreadPool pool(1);
   const MadeModel narrow(96);
   ConvertProgress last;
-  const ConvertReport report = value_of(convert(narrow.model(), folder / "m.gguf",
-      {.dtype = DType::q4_k, .pure = true, .progress = [&](const ConvertProgress& progress) { last = progress; }}, pool));
+  const ConvertReport report =
+      value_of(convert(narrow.model(), folder / "m.gguf",
+                       {.dtype = DType::q4_k,
+                        .pure = true,
+                        .progress = [&](const ConvertProgress& progress) { last = progress; }},
+                       pool));
   ASSERT_EQ(report.fallbacks.size(), 25u);
   EXPECT_EQ(report.fallbacks[0].tensor, "token_embd.weight");
   EXPECT_EQ(report.fallbacks[0].meant, DType::q4_k);
@@ -156,8 +162,8 @@ TEST(Convert, RequantisingKeepsEqualTypesAndSplits) {
   const MadeModel made(256);
   ASSERT_TRUE(convert(made.model(), folder / "a.gguf", {.dtype = DType::q4_1}, pool).ok());
   const ModelFile first = value_of(open_gguf(folder / "a.gguf"));
-  const ConvertReport report = value_of(convert(first, folder / "b.gguf",
-      {.dtype = DType::q4_1, .split = {.part_tensors = 10}}, pool));
+  const ConvertReport report = value_of(
+      convert(first, folder / "b.gguf", {.dtype = DType::q4_1, .split = {.part_tensors = 10}}, pool));
   EXPECT_EQ(report.requantised, 0);
   EXPECT_EQ(report.files.size(), 4u);
   const ModelFile second = value_of(open_gguf(report.files[2]));
@@ -168,7 +174,8 @@ TEST(Convert, RequantisingKeepsEqualTypesAndSplits) {
   EXPECT_EQ(value_of(convert(first, folder / "c.gguf", {.dtype = DType::q8_0}, pool)).requantised, 25);
   // A model may be replaced by its own conversion: the mapped source stays readable until it is done.
   ASSERT_TRUE(convert(first, folder / "a.gguf", {.dtype = DType::q4_0}, pool).ok());
-  EXPECT_EQ(value_of(value_of(open_gguf(folder / "a.gguf")).tensor("blk.0.attn_q.weight"))->dtype, DType::q4_0);
+  EXPECT_EQ(value_of(value_of(open_gguf(folder / "a.gguf")).tensor("blk.0.attn_q.weight"))->dtype,
+            DType::q4_0);
 }
 
 TEST(Convert, ResultDoesNotDependOnThreads) {
@@ -185,14 +192,16 @@ TEST(Convert, BadValuesAreFoundByName) {
   ThreadPool pool(1);
   MadeModel made(256);
   made.values("blk.2.attn_v.weight")[700] = std::nanf("");
-  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::q4_k}, pool).status(), Code::invalid_argument,
+  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::q4_k}, pool).status(),
+               Code::invalid_argument,
                "made.gguf: tensor blk.2.attn_v.weight holds values that are infinite or not a number");
   made.values("blk.2.attn_v.weight")[700] = 1e5f;
-  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::f16}, pool).status(), Code::invalid_argument,
+  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::f16}, pool).status(),
+               Code::invalid_argument,
                "tensor blk.2.attn_v.weight holds values above 65504, too large for F16: choose BF16 or F32");
   EXPECT_TRUE(convert(made.model(), folder / "ok.gguf", {.dtype = DType::bf16}, pool).ok());
-  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::i32}, pool).status(), Code::invalid_argument,
-               "a model cannot be converted to I32");
+  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::i32}, pool).status(),
+               Code::invalid_argument, "a model cannot be converted to I32");
   EXPECT_FALSE(std::filesystem::exists(folder / "m.gguf"));
 }
 
@@ -200,7 +209,8 @@ TEST(Convert, AFullDiskLeavesNothingBehind) {
   const TemporaryFolder folder;
   ThreadPool pool(1);
   const MadeModel made(256);
-  // A limit on the size of files fails the write as a full disk does; the signal that comes with it is not wanted.
+  // A limit on the size of files fails the write as a full disk does; the signal that comes with it is not
+  // wanted.
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);

@@ -1,4 +1,5 @@
-// What the fuzz targets of this room share: an input that stands for several files, and a folder to put them in.
+// What the fuzz targets of this room share: an input that stands for several files, and a folder to put them
+// in.
 #pragma once
 
 #include <cstdlib>
@@ -28,7 +29,8 @@ class Folder {
   Folder() {
     std::error_code ignored;
     const bool shared = std::filesystem::is_directory("/dev/shm", ignored);
-    const std::filesystem::path parent = shared ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
+    const std::filesystem::path parent =
+        shared ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
     std::string name = (parent / "onset-fuzz-XXXXXX").string();
     path_ = mkdtemp(name.data());
   }
@@ -38,7 +40,8 @@ class Folder {
     std::ofstream(path_ / name, std::ios::binary) << bytes;
   }
   void clear() const {
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) std::filesystem::remove(entry.path());
+    for (const auto& entry : std::filesystem::directory_iterator(path_))
+      std::filesystem::remove(entry.path());
   }
 
  private:

@@ -1,8 +1,9 @@
 // GGUF files, version 2 and 3: reading by mapping, writing by streaming.
 //
-// The format: "GGUF", version (u32), number of tensors and of metadata entries (u64 each), the entries, the tensors'
-// names, extents, types and offsets, and after padding the tensors' bytes. Everything is little-endian. A model may be
-// split over files NAME-00001-of-0000N.gguf that carry split.no, split.count and split.tensors.count.
+// The format: "GGUF", version (u32), number of tensors and of metadata entries (u64 each), the entries, the
+// tensors' names, extents, types and offsets, and after padding the tensors' bytes. Everything is
+// little-endian. A model may be split over files NAME-00001-of-0000N.gguf that carry split.no, split.count
+// and split.tensors.count.
 #pragma once
 
 #include <cstddef>
@@ -19,13 +20,14 @@
 
 namespace onset {
 
-// Maps a GGUF file. Given any part of a split model, opens all of its parts; the metadata are the first part's.
-// Every size, offset and count is checked: each tensor lies inside its file, aligned, apart from the others.
-// Errors: not_found for an absent file or part, invalid_argument for a damaged one, unsupported for a version, byte
-// order or tensor type that this program does not know; each names the file and the field.
+// Maps a GGUF file. Given any part of a split model, opens all of its parts; the metadata are the first
+// part's. Every size, offset and count is checked: each tensor lies inside its file, aligned, apart from the
+// others. Errors: not_found for an absent file or part, invalid_argument for a damaged one, unsupported for a
+// version, byte order or tensor type that this program does not know; each names the file and the field.
 Result<ModelFile> open_gguf(const std::filesystem::path& path);
 
-// The same from memory, for one unsplit file; `name` stands for the path in errors. The bytes must outlive the result.
+// The same from memory, for one unsplit file; `name` stands for the path in errors. The bytes must outlive
+// the result.
 Result<ModelFile> parse_gguf(std::span<const std::byte> bytes, const std::string& name);
 
 // Metadata to be written, in order. Setting a key again replaces its value.
@@ -71,15 +73,16 @@ struct GgufTensorInfo {
 
 // When to begin another part. Zero means no limit; both zero means one file under its own name.
 struct GgufSplit {
-  uint64_t part_bytes = 0;    // largest sum of tensor bytes in a part (a part has at least one tensor)
-  int64_t part_tensors = 0;   // largest number of tensors in a part
+  uint64_t part_bytes = 0;   // largest sum of tensor bytes in a part (a part has at least one tensor)
+  int64_t part_tensors = 0;  // largest number of tensors in a part
 };
 
 // Writes a GGUF version 3 file as its bytes come. Nothing appears under the final names before commit().
 class GgufWriter {
  public:
-  // Writes the headers. `path` ends in ".gguf"; with a split that needs it the parts are PATH-0000i-of-0000N.gguf.
-  // Errors: invalid_argument (bad extents, a name twice, more than 512 parts), and what AtomicFile says.
+  // Writes the headers. `path` ends in ".gguf"; with a split that needs it the parts are
+  // PATH-0000i-of-0000N.gguf. Errors: invalid_argument (bad extents, a name twice, more than 512 parts), and
+  // what AtomicFile says.
   static Result<GgufWriter> create(const std::filesystem::path& path, const GgufMetadata& metadata,
                                    std::vector<GgufTensorInfo> tensors, const GgufSplit& split = {});
 

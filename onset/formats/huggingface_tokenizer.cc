@@ -1,4 +1,5 @@
-// tokenizer.json -> tokenizer.ggml.*: byte-level BPE ("gpt2" in GGUF) and SentencePiece-like BPE with byte fallback
+// tokenizer.json -> tokenizer.ggml.*: byte-level BPE ("gpt2" in GGUF) and SentencePiece-like BPE with byte
+// fallback
 // ("llama"), with the special tokens, flags and chat templates of the files around it.
 #include <algorithm>
 #include <array>
@@ -22,10 +23,12 @@ enum TokenType : int32_t { normal = 1, unknown = 2, control = 3, user_defined = 
 const std::string lower_block = "\xe2\x96\x81";  // U+2581, SentencePiece's space
 
 constexpr const char* llama3_pattern =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
     "\\s+(?!\\S)|\\s+";
 constexpr const char* qwen2_pattern =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+    "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|"
     "\\s+(?!\\S)|\\s+";
 
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
@@ -50,7 +53,9 @@ std::vector<const json*> steps_of(const json* step, const char* list) {
   return steps;
 }
 
-bool is_step(const json& step, const char* type) { return step.is_object() && step.value("type", json()) == type; }
+bool is_step(const json& step, const char* type) {
+  return step.is_object() && step.value("type", json()) == type;
+}
 
 bool flag(const json& step, const char* field, bool otherwise) {
   const auto found = step.find(field);
@@ -59,16 +64,19 @@ bool flag(const json& step, const char* field, bool otherwise) {
 
 std::string pattern_of(const json& step, const char* kind) {
   const auto pattern = step.find("pattern");
-  if (pattern == step.end() || !pattern->is_object() || !pattern->contains(kind) || !(*pattern)[kind].is_string()) return "";
+  if (pattern == step.end() || !pattern->is_object() || !pattern->contains(kind) ||
+      !(*pattern)[kind].is_string())
+    return "";
   return (*pattern)[kind].get<std::string>();
 }
 
 // A step that turns text into byte-level characters, with or without GPT-2's own splitting.
 bool is_byte_level(const json& step, bool splits) {
-  return is_step(step, "ByteLevel") && flag(step, "use_regex", true) == splits && !flag(step, "add_prefix_space", true);
+  return is_step(step, "ByteLevel") && flag(step, "use_regex", true) == splits &&
+         !flag(step, "add_prefix_space", true);
 }
 
-// --- byte-level BPE ---------------------------------------------------------------------------------------------------
+// --- byte-level BPE ---
 
 // tokenizer.ggml.pre for the pre-tokenizer that tokenizer.json defines.
 Result<std::string> byte_level_pre(const JsonObject& tokenizer) {
@@ -96,7 +104,7 @@ Result<std::string> byte_level_pre(const JsonObject& tokenizer) {
                tokenizer.what(), found == nullptr ? "null" : found->dump().substr(0, 300));
 }
 
-// --- SentencePiece-like BPE -------------------------------------------------------------------------------------------
+// --- SentencePiece-like BPE ---
 
 // Whether a space is put before the text; an error for steps that "llama" tokenizers of GGUF do not have.
 Result<bool> adds_space_prefix(const JsonObject& tokenizer) {
@@ -104,18 +112,20 @@ Result<bool> adds_space_prefix(const JsonObject& tokenizer) {
   for (const json* step : steps_of(tokenizer.find("normalizer"), "normalizers")) {
     if (is_step(*step, "Prepend") && step->value("prepend", json()) == lower_block) {
       prefix = true;
-    } else if (!is_step(*step, "Replace") || pattern_of(*step, "String") != " " || step->value("content", json()) != lower_block) {
-      return error(Code::unsupported, "{}: normalizer {} is not known for BPE with byte fallback", tokenizer.what(),
-                   step->dump().substr(0, 200));
+    } else if (!is_step(*step, "Replace") || pattern_of(*step, "String") != " " ||
+               step->value("content", json()) != lower_block) {
+      return error(Code::unsupported, "{}: normalizer {} is not known for BPE with byte fallback",
+                   tokenizer.what(), step->dump().substr(0, 200));
     }
   }
   for (const json* step : steps_of(tokenizer.find("pre_tokenizer"), "pretokenizers")) {
-    if (is_step(*step, "Metaspace") && step->value("replacement", json()) == lower_block && !flag(*step, "split", true)) {
+    if (is_step(*step, "Metaspace") && step->value("replacement", json()) == lower_block &&
+        !flag(*step, "split", true)) {
       prefix = prefix || step->value("prepend_scheme", json()) != "never";
     } else if (!is_step(*step, "Split") || pattern_of(*step, "String") != " ") {
       // Splitting at spaces that are no more, because the normalizer replaced them, changes nothing (Gemma).
-      return error(Code::unsupported, "{}: pre-tokenizer {} is not known for BPE with byte fallback", tokenizer.what(),
-                   step->dump().substr(0, 200));
+      return error(Code::unsupported, "{}: pre-tokenizer {} is not known for BPE with byte fallback",
+                   tokenizer.what(), step->dump().substr(0, 200));
     }
   }
   return prefix;
@@ -123,10 +133,11 @@ Result<bool> adds_space_prefix(const JsonObject& tokenizer) {
 
 bool is_byte_token(std::string_view text) {
   const auto hexadecimal = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
-  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' && hexadecimal(text[3]) && hexadecimal(text[4]);
+  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' && hexadecimal(text[3]) &&
+         hexadecimal(text[4]);
 }
 
-// --- vocabulary -------------------------------------------------------------------------------------------------------
+// --- vocabulary ---
 
 struct Vocabulary {
   std::vector<std::string> texts;
@@ -144,13 +155,15 @@ bool looks_special(std::string_view text) {
 Status read_added_tokens(const JsonObject& tokenizer, Vocabulary& vocabulary) {
   const json* added = tokenizer.find("added_tokens");
   if (added == nullptr) return {};
-  if (!added->is_array()) return error(Code::invalid_argument, "{}: field added_tokens is not a list", tokenizer.what());
+  if (!added->is_array())
+    return error(Code::invalid_argument, "{}: field added_tokens is not a list", tokenizer.what());
   for (const json& entry : *added) {
     ONSET_ASSIGN(const JsonObject token, JsonObject::of(entry, tokenizer.what() + ": added_tokens"));
     ONSET_ASSIGN(const int64_t id, token.integer("id"));
     ONSET_ASSIGN(const std::string content, token.text("content"));
     ONSET_ASSIGN(const bool special, token.boolean_or("special", false));
-    if (id < 0) return error(Code::invalid_argument, "{}: token \"{}\" has the id {}", token.what(), content, id);
+    if (id < 0)
+      return error(Code::invalid_argument, "{}: token \"{}\" has the id {}", token.what(), content, id);
     // A token without a row in the embedding (Gemma 3's image token in text models) cannot occur.
     if (id >= static_cast<int64_t>(vocabulary.texts.size())) continue;
     const auto index = static_cast<size_t>(id);
@@ -162,7 +175,8 @@ Status read_added_tokens(const JsonObject& tokenizer, Vocabulary& vocabulary) {
   return {};
 }
 
-Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject& model, int64_t size, bool byte_fallback) {
+Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject& model, int64_t size,
+                                   bool byte_fallback) {
   Vocabulary vocabulary;
   vocabulary.texts.resize(static_cast<size_t>(size));
   vocabulary.types.assign(static_cast<size_t>(size), unused);
@@ -171,7 +185,8 @@ Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject
   ONSET_ASSIGN(const std::string unknown_token, model.text_or("unk_token", ""));
   for (const auto& [text, value] : entries.value().items()) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= static_cast<uint64_t>(size)) {
-      return error(Code::invalid_argument, "{}: token \"{}\" has the id {}, expected below the {} rows of the embedding",
+      return error(Code::invalid_argument,
+                   "{}: token \"{}\" has the id {}, expected below the {} rows of the embedding",
                    entries.what(), text, value.dump(), size);
     }
     const auto id = value.get<size_t>();
@@ -186,7 +201,8 @@ Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject
   }
   ONSET_TRY(read_added_tokens(tokenizer, vocabulary));
   // The unknown token is usually among the added ones too; its kind matters more than that it is special.
-  if (const auto found = vocabulary.ids.find(unknown_token); byte_fallback && !unknown_token.empty() && found != vocabulary.ids.end()) {
+  if (const auto found = vocabulary.ids.find(unknown_token);
+      byte_fallback && !unknown_token.empty() && found != vocabulary.ids.end()) {
     vocabulary.types[static_cast<size_t>(found->second)] = unknown;
   }
   return vocabulary;
@@ -211,8 +227,8 @@ Result<std::vector<Merge>> read_merges(const JsonObject& model) {
       merge = {entry[0].get<std::string>(), entry[1].get<std::string>()};
     }
     if (merge[0].empty() || merge[1].empty()) {
-      return error(Code::invalid_argument, "{}: merge {} is {}, expected two tokens", model.what(), merges.size(),
-                   entry.dump().substr(0, 100));
+      return error(Code::invalid_argument, "{}: merge {} is {}, expected two tokens", model.what(),
+                   merges.size(), entry.dump().substr(0, 100));
     }
     merges.push_back(std::move(merge));
   }
@@ -223,13 +239,14 @@ Result<std::vector<Merge>> read_merges(const JsonObject& model) {
 std::vector<std::string> merge_texts(const std::vector<Merge>& merges) {
   std::vector<std::string> texts;
   for (const Merge& merge : merges) {
-    texts.push_back(fmt::format("{} {}", replace_all(merge[0], " ", "\xc4\xa0"), replace_all(merge[1], " ", "\xc4\xa0")));
+    texts.push_back(
+        fmt::format("{} {}", replace_all(merge[0], " ", "\xc4\xa0"), replace_all(merge[1], " ", "\xc4\xa0")));
   }
   return texts;
 }
 
-// SentencePiece joins the pair whose result has the best score: the score of a token is minus the rank of the first
-// merge that makes it. Tokens that no merge makes come last.
+// SentencePiece joins the pair whose result has the best score: the score of a token is minus the rank of the
+// first merge that makes it. Tokens that no merge makes come last.
 std::vector<float> scores_of(const Vocabulary& vocabulary, const std::vector<Merge>& merges) {
   std::vector<float> scores(vocabulary.texts.size(), -1000.0f - static_cast<float>(merges.size()));
   std::vector<bool> known(scores.size(), false);
@@ -242,7 +259,7 @@ std::vector<float> scores_of(const Vocabulary& vocabulary, const std::vector<Mer
   return scores;
 }
 
-// --- special tokens and templates -------------------------------------------------------------------------------------
+// --- special tokens and templates ---
 
 // A JSON file of the folder that need not exist; an empty object then.
 Result<json> optional_json(const std::filesystem::path& path) {
@@ -279,12 +296,15 @@ struct SpecialTokens {
   int64_t bos = -1, eos = -1;
 };
 
-// The ids come from the token texts of tokenizer_config.json, else from the numbers of config.json. Further tokens that
-// end an answer, by generation_config.json or config.json, become end of turn and end of message.
-SpecialTokens set_special_tokens(const JsonObject& tokenizer_config, const JsonObject& config, const JsonObject& generation,
-                                 const Vocabulary& vocabulary, GgufMetadata& metadata) {
-  constexpr std::array<std::array<const char*, 2>, 4> kinds = {
-      {{"bos", "bos_token_id"}, {"eos", "eos_token_id"}, {"unk", "unknown_token_id"}, {"pad", "padding_token_id"}}};
+// The ids come from the token texts of tokenizer_config.json, else from the numbers of config.json. Further
+// tokens that end an answer, by generation_config.json or config.json, become end of turn and end of message.
+SpecialTokens set_special_tokens(const JsonObject& tokenizer_config, const JsonObject& config,
+                                 const JsonObject& generation, const Vocabulary& vocabulary,
+                                 GgufMetadata& metadata) {
+  constexpr std::array<std::array<const char*, 2>, 4> kinds = {{{"bos", "bos_token_id"},
+                                                                {"eos", "eos_token_id"},
+                                                                {"unk", "unknown_token_id"},
+                                                                {"pad", "padding_token_id"}}};
   const size_t size = vocabulary.texts.size();
   SpecialTokens special;
   for (const auto& [kind, key] : kinds) {
@@ -321,9 +341,10 @@ bool template_has(const json& single, bool at_end, int64_t id, const Vocabulary&
   return found != vocabulary.ids.end() && found->second == id;
 }
 
-// add_bos_token and add_eos_token: what the post-processor does; where it has no template, what tokenizer_config.json says.
-Status set_added(const JsonObject& tokenizer, const JsonObject& tokenizer_config, const Vocabulary& vocabulary,
-                 const SpecialTokens& special, GgufMetadata& metadata) {
+// add_bos_token and add_eos_token: what the post-processor does; where it has no template, what
+// tokenizer_config.json says.
+Status set_added(const JsonObject& tokenizer, const JsonObject& tokenizer_config,
+                 const Vocabulary& vocabulary, const SpecialTokens& special, GgufMetadata& metadata) {
   ONSET_ASSIGN(bool bos, tokenizer_config.boolean_or("add_bos_token", false));
   ONSET_ASSIGN(bool eos, tokenizer_config.boolean_or("add_eos_token", false));
   for (const json* step : steps_of(tokenizer.find("post_processor"), "processors")) {
@@ -338,7 +359,8 @@ Status set_added(const JsonObject& tokenizer, const JsonObject& tokenizer_config
 }
 
 // The template in a file of its own, or the text or the named texts of tokenizer_config.json.
-Status set_chat_templates(const std::filesystem::path& folder, const JsonObject& tokenizer_config, GgufMetadata& metadata) {
+Status set_chat_templates(const std::filesystem::path& folder, const JsonObject& tokenizer_config,
+                          GgufMetadata& metadata) {
   std::error_code ignored;
   if (std::filesystem::exists(folder / "chat_template.jinja", ignored)) {
     ONSET_ASSIGN(const std::string text, read_file(folder / "chat_template.jinja"));
@@ -352,14 +374,16 @@ Status set_chat_templates(const std::filesystem::path& folder, const JsonObject&
     return {};
   }
   if (!found->is_array()) {
-    return error(Code::invalid_argument, "{}: field chat_template is neither a text nor a list", tokenizer_config.what());
+    return error(Code::invalid_argument, "{}: field chat_template is neither a text nor a list",
+                 tokenizer_config.what());
   }
   std::vector<std::string> names;
   for (const json& entry : *found) {
     ONSET_ASSIGN(const JsonObject named, JsonObject::of(entry, tokenizer_config.what() + ": chat_template"));
     ONSET_ASSIGN(const std::string name, named.text("name"));
     ONSET_ASSIGN(const std::string text, named.text("template"));
-    metadata.set_text(name == "default" ? "tokenizer.chat_template" : "tokenizer.chat_template." + name, text);
+    metadata.set_text(name == "default" ? "tokenizer.chat_template" : "tokenizer.chat_template." + name,
+                      text);
     if (name != "default") names.push_back(name);
   }
   if (!names.empty()) metadata.set_texts("tokenizer.chat_templates", names);
@@ -373,14 +397,17 @@ Status read_tokenizer(const std::filesystem::path& folder, int64_t vocabulary_si
   ONSET_ASSIGN(const json tokenizer_config_json, optional_json(folder / "tokenizer_config.json"));
   ONSET_ASSIGN(const json config_json, optional_json(folder / "config.json"));
   ONSET_ASSIGN(const json generation_json, optional_json(folder / "generation_config.json"));
-  ONSET_ASSIGN(const JsonObject tokenizer, JsonObject::of(tokenizer_json, (folder / "tokenizer.json").string()));
+  ONSET_ASSIGN(const JsonObject tokenizer,
+               JsonObject::of(tokenizer_json, (folder / "tokenizer.json").string()));
   ONSET_ASSIGN(const JsonObject tokenizer_config,
                JsonObject::of(tokenizer_config_json, (folder / "tokenizer_config.json").string()));
   ONSET_ASSIGN(const JsonObject config, JsonObject::of(config_json, (folder / "config.json").string()));
-  ONSET_ASSIGN(const JsonObject generation, JsonObject::of(generation_json, (folder / "generation_config.json").string()));
+  ONSET_ASSIGN(const JsonObject generation,
+               JsonObject::of(generation_json, (folder / "generation_config.json").string()));
   ONSET_ASSIGN(const JsonObject model, tokenizer.object("model"));
   ONSET_ASSIGN(const std::string type, model.text_or("type", "BPE"));
-  if (type != "BPE") return error(Code::unsupported, "{}: type {} is not known, expected BPE", model.what(), type);
+  if (type != "BPE")
+    return error(Code::unsupported, "{}: type {} is not known, expected BPE", model.what(), type);
   ONSET_ASSIGN(const bool byte_fallback, model.boolean_or("byte_fallback", false));
 
   std::string pre = "default";
@@ -390,7 +417,8 @@ Status read_tokenizer(const std::filesystem::path& folder, int64_t vocabulary_si
   } else {
     ONSET_ASSIGN(pre, byte_level_pre(tokenizer));
   }
-  ONSET_ASSIGN(const Vocabulary vocabulary, read_vocabulary(tokenizer, model, vocabulary_size, byte_fallback));
+  ONSET_ASSIGN(const Vocabulary vocabulary,
+               read_vocabulary(tokenizer, model, vocabulary_size, byte_fallback));
   ONSET_ASSIGN(const std::vector<Merge> merges, read_merges(model));
 
   metadata.set_text("tokenizer.ggml.model", byte_fallback ? "llama" : "gpt2");
@@ -403,7 +431,8 @@ Status read_tokenizer(const std::filesystem::path& folder, int64_t vocabulary_si
     metadata.set_texts("tokenizer.ggml.merges", merge_texts(merges));
   }
   metadata.set_boolean("tokenizer.ggml.add_space_prefix", space_prefix);
-  const SpecialTokens special = set_special_tokens(tokenizer_config, config, generation, vocabulary, metadata);
+  const SpecialTokens special =
+      set_special_tokens(tokenizer_config, config, generation, vocabulary, metadata);
   ONSET_TRY(set_added(tokenizer, tokenizer_config, vocabulary, special, metadata));
   return set_chat_templates(folder, tokenizer_config, metadata);
 }

@@ -12,15 +12,15 @@
 
 namespace onset {
 
-// Parses `text`; `name` stands for the file in errors. A name that stands in one object twice is an error, so that no
-// two readers can disagree about which one counts.
+// Parses `text`; `name` stands for the file in errors. A name that stands in one object twice is an error, so
+// that no two readers can disagree about which one counts.
 Result<nlohmann::json> parse_json(std::string_view text, const std::string& name);
 
 // Reads and parses a file of at most 512 MiB. Errors: not_found, invalid_argument.
 Result<nlohmann::json> read_json(const std::filesystem::path& path);
 
-// An object inside a JSON file with the file's name, so that a missing field or a wrong type makes a full sentence.
-// Absent fields and null are the same. Does not own the JSON.
+// An object inside a JSON file with the file's name, so that a missing field or a wrong type makes a full
+// sentence. Absent fields and null are the same. Does not own the JSON.
 class JsonObject {
  public:
   // `what` names the object itself in errors ("config.json", "config.json: rope_scaling").

@@ -33,8 +33,10 @@ bool is_integer(MetadataType type) {
     case MetadataType::u32:
     case MetadataType::i32:
     case MetadataType::u64:
-    case MetadataType::i64: return true;
-    default: return false;
+    case MetadataType::i64:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -42,27 +44,39 @@ size_t width(MetadataType type) {
   switch (type) {
     case MetadataType::u8:
     case MetadataType::i8:
-    case MetadataType::boolean: return 1;
+    case MetadataType::boolean:
+      return 1;
     case MetadataType::u16:
-    case MetadataType::i16: return 2;
+    case MetadataType::i16:
+      return 2;
     case MetadataType::u32:
     case MetadataType::i32:
-    case MetadataType::f32: return 4;
-    default: return 8;
+    case MetadataType::f32:
+      return 4;
+    default:
+      return 8;
   }
 }
 
 // The integer at `bytes`; nothing for a u64 above the largest int64.
 std::optional<int64_t> integer_at(MetadataType type, const std::byte* bytes) {
   switch (type) {
-    case MetadataType::u8: return load<uint8_t>(bytes);
-    case MetadataType::i8: return load<int8_t>(bytes);
-    case MetadataType::u16: return load<uint16_t>(bytes);
-    case MetadataType::i16: return load<int16_t>(bytes);
-    case MetadataType::u32: return load<uint32_t>(bytes);
-    case MetadataType::i32: return load<int32_t>(bytes);
-    case MetadataType::i64: return load<int64_t>(bytes);
-    default: break;
+    case MetadataType::u8:
+      return load<uint8_t>(bytes);
+    case MetadataType::i8:
+      return load<int8_t>(bytes);
+    case MetadataType::u16:
+      return load<uint16_t>(bytes);
+    case MetadataType::i16:
+      return load<int16_t>(bytes);
+    case MetadataType::u32:
+      return load<uint32_t>(bytes);
+    case MetadataType::i32:
+      return load<int32_t>(bytes);
+    case MetadataType::i64:
+      return load<int64_t>(bytes);
+    default:
+      break;
   }
   const auto value = load<uint64_t>(bytes);
   if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return std::nullopt;
@@ -87,8 +101,8 @@ std::string_view text_at(const std::byte* bytes) {
 
 // The entry of `key`, checked to be (an array of) what `fits` accepts.
 template <typename Fits>
-Result<const MetadataEntry*> expect(const ModelFile& file, std::string_view key, bool array, const char* expected,
-                                    Fits fits) {
+Result<const MetadataEntry*> expect(const ModelFile& file, std::string_view key, bool array,
+                                    const char* expected, Fits fits) {
   const MetadataEntry* entry = file.find(key);
   if (entry == nullptr) {
     return error(Code::not_found, "{}: key {} is absent, expected {}{}", file.path().string(), key,
@@ -109,19 +123,32 @@ Status too_large(const ModelFile& file, std::string_view key) {
 
 const char* metadata_type_name(MetadataType type) {
   switch (type) {
-    case MetadataType::u8: return "u8";
-    case MetadataType::i8: return "i8";
-    case MetadataType::u16: return "u16";
-    case MetadataType::i16: return "i16";
-    case MetadataType::u32: return "u32";
-    case MetadataType::i32: return "i32";
-    case MetadataType::f32: return "f32";
-    case MetadataType::boolean: return "boolean";
-    case MetadataType::text: return "text";
-    case MetadataType::array: return "array";
-    case MetadataType::u64: return "u64";
-    case MetadataType::i64: return "i64";
-    case MetadataType::f64: return "f64";
+    case MetadataType::u8:
+      return "u8";
+    case MetadataType::i8:
+      return "i8";
+    case MetadataType::u16:
+      return "u16";
+    case MetadataType::i16:
+      return "i16";
+    case MetadataType::u32:
+      return "u32";
+    case MetadataType::i32:
+      return "i32";
+    case MetadataType::f32:
+      return "f32";
+    case MetadataType::boolean:
+      return "boolean";
+    case MetadataType::text:
+      return "text";
+    case MetadataType::array:
+      return "array";
+    case MetadataType::u64:
+      return "u64";
+    case MetadataType::i64:
+      return "i64";
+    case MetadataType::f64:
+      return "f64";
   }
   return "unknown";
 }
@@ -239,7 +266,8 @@ Status ModelFile::add_tensor(StoredTensor tensor) {
 
 Status check_finite(const StoredTensor& tensor) {
   if (all_finite(tensor.dtype, tensor.bytes)) return {};
-  return error(Code::invalid_argument, "tensor {} holds values that are infinite or not a number", tensor.name);
+  return error(Code::invalid_argument, "tensor {} holds values that are infinite or not a number",
+               tensor.name);
 }
 
 std::string shape_text(std::span<const int64_t> shape) {

@@ -1,8 +1,9 @@
 // A stored model: typed metadata by key, and named tensors whose bytes can be read in place.
 //
-// This is what a GGUF file holds, and what a Hugging Face folder is read as: the keys and tensor names are GGUF's
-// ("llama.block_count", "blk.0.attn_q.weight") whatever the source, so that everything behind this header knows one
-// naming only. open_model() (open_model.h) opens either.
+// This is what a GGUF file holds, and what a Hugging Face folder is read as: the keys and tensor names are
+// GGUF's
+// ("llama.block_count", "blk.0.attn_q.weight") whatever the source, so that everything behind this header
+// knows one naming only. open_model() (open_model.h) opens either.
 #pragma once
 
 #include <cstddef>
@@ -22,13 +23,26 @@ namespace onset {
 
 // The types of metadata, with the numbers that GGUF gives them.
 enum class MetadataType : uint32_t {
-  u8 = 0, i8 = 1, u16 = 2, i16 = 3, u32 = 4, i32 = 5, f32 = 6, boolean = 7, text = 8, array = 9, u64 = 10, i64 = 11, f64 = 12,
+  u8 = 0,
+  i8 = 1,
+  u16 = 2,
+  i16 = 3,
+  u32 = 4,
+  i32 = 5,
+  f32 = 6,
+  boolean = 7,
+  text = 8,
+  array = 9,
+  u64 = 10,
+  i64 = 11,
+  f64 = 12,
 };
 
 // "u32", "text", "array".
 const char* metadata_type_name(MetadataType type);
 
-// One key and its value, kept as GGUF's bytes: numbers little-endian, a text as its length (u64) and its bytes.
+// One key and its value, kept as GGUF's bytes: numbers little-endian, a text as its length (u64) and its
+// bytes.
 struct MetadataEntry {
   std::string_view key;
   MetadataType type = MetadataType::u8;  // of the value, or of each element of an array
@@ -42,7 +56,8 @@ struct StoredTensor {
   std::string name;
   DType dtype = DType::f32;
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;  // exactly tensor_bytes(dtype, shape) long; valid while its ModelFile lives
+  std::span<const std::byte>
+      bytes;  // exactly tensor_bytes(dtype, shape) long; valid while its ModelFile lives
 
   int64_t columns() const { return shape.back(); }
   int64_t rows() const {
@@ -62,15 +77,15 @@ class ModelFile {
  public:
   const std::filesystem::path& path() const { return path_; }
 
-  // --- metadata ---------------------------------------------------------------------------------------------------
-  // Errors of the readers name the file, the key and the type that was expected: not_found when the key is absent,
-  // invalid_argument when it has another type or a number that does not fit.
+  // --- metadata ---
+  // Errors of the readers name the file, the key and the type that was expected: not_found when the key is
+  // absent, invalid_argument when it has another type or a number that does not fit.
   std::span<const MetadataEntry> metadata() const { return metadata_; }
   const MetadataEntry* find(std::string_view key) const;
   bool has(std::string_view key) const { return find(key) != nullptr; }
 
-  Result<int64_t> integer(std::string_view key) const;        // any integer type
-  Result<double> real(std::string_view key) const;            // any number
+  Result<int64_t> integer(std::string_view key) const;  // any integer type
+  Result<double> real(std::string_view key) const;      // any number
   Result<bool> boolean(std::string_view key) const;
   Result<std::string_view> text(std::string_view key) const;  // points into the file
   Result<std::vector<int64_t>> integers(std::string_view key) const;
@@ -83,7 +98,7 @@ class ModelFile {
   Result<bool> boolean_or(std::string_view key, bool otherwise) const;
   Result<std::string_view> text_or(std::string_view key, std::string_view otherwise) const;
 
-  // --- tensors ----------------------------------------------------------------------------------------------------
+  // --- tensors ---
   std::span<const StoredTensor> tensors() const { return tensors_; }
   const StoredTensor* find_tensor(std::string_view name) const;
   // Errors: not_found, naming file and tensor.
@@ -91,11 +106,12 @@ class ModelFile {
   // Also checks the shape; the error says the shape found and the one expected.
   Result<const StoredTensor*> tensor(std::string_view name, std::span<const int64_t> shape) const;
 
-  // --- making one -------------------------------------------------------------------------------------------------
+  // --- making one ---
   explicit ModelFile(std::filesystem::path path) : path_(std::move(path)) {}
   // Keeps `object` (a mapping, a buffer) alive as long as this.
   void keep(std::shared_ptr<const void> object) { kept_.push_back(std::move(object)); }
-  // Errors: invalid_argument for a key or name that is already there. The entry's key and bytes must stay valid.
+  // Errors: invalid_argument for a key or name that is already there. The entry's key and bytes must stay
+  // valid.
   Status add_metadata(const MetadataEntry& entry);
   Status add_tensor(StoredTensor tensor);
 
@@ -108,8 +124,8 @@ class ModelFile {
   std::vector<std::shared_ptr<const void>> kept_;
 };
 
-// Whether every value of the tensor is finite; block formats are judged by their scales, so this costs little beside
-// reading the tensor. Errors: invalid_argument, naming the tensor.
+// Whether every value of the tensor is finite; block formats are judged by their scales, so this costs little
+// beside reading the tensor. Errors: invalid_argument, naming the tensor.
 Status check_finite(const StoredTensor& tensor);
 
 // "[576, 1536]".

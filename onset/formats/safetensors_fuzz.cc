@@ -1,5 +1,5 @@
-// Any bytes as a safetensors file: an error, or tensors that can be read. An input that is cut into pieces stands for a
-// folder: the index, then a.safetensors and b.safetensors.
+// Any bytes as a safetensors file: an error, or tensors that can be read. An input that is cut into pieces
+// stands for a folder: the index, then a.safetensors and b.safetensors.
 #include <cstdint>
 
 #include "onset/formats/fuzzing.h"

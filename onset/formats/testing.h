@@ -1,4 +1,5 @@
-// What the tests of this room share: a folder that goes away, bytes in files, and failing with a certain sentence.
+// What the tests of this room share: a folder that goes away, bytes in files, and failing with a certain
+// sentence.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -44,7 +45,9 @@ inline void spill(const std::filesystem::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
 }
 
-inline std::span<const std::byte> bytes_of(const std::string& text) { return std::as_bytes(std::span(text)); }
+inline std::span<const std::byte> bytes_of(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
 
 template <typename T>
 std::string raw(T value) {
@@ -60,16 +63,19 @@ T value_of(Result<T> result) {
 
 inline void expect_error(const Status& status, Code code, const std::string& part) {
   EXPECT_EQ(code_name(status.code()), std::string(code_name(code))) << status.message();
-  EXPECT_NE(status.message().find(part), std::string::npos) << "found: " << status.message() << "\nexpected: " << part;
+  EXPECT_NE(status.message().find(part), std::string::npos)
+      << "found: " << status.message() << "\nexpected: " << part;
 }
 
 // Writes a GGUF file of these tensors; every byte of tensor i is i + 1.
-inline std::vector<std::filesystem::path> write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+inline std::vector<std::filesystem::path> write_gguf(const std::filesystem::path& path,
+                                                     const GgufMetadata& metadata,
                                                      const std::vector<GgufTensorInfo>& tensors,
                                                      const GgufSplit& split = {}) {
   GgufWriter writer = value_of(GgufWriter::create(path, metadata, tensors, split));
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const std::vector<std::byte> bytes(*tensor_bytes(tensors[i].dtype, tensors[i].shape), static_cast<std::byte>(i + 1));
+    const std::vector<std::byte> bytes(*tensor_bytes(tensors[i].dtype, tensors[i].shape),
+                                       static_cast<std::byte>(i + 1));
     EXPECT_TRUE(writer.write(bytes).ok());
   }
   const Status status = writer.commit();

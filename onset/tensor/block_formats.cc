@@ -29,7 +29,9 @@ void decode(const BlockQ4_1& block, float* out) {
 }
 
 // Bit `index` of the fifth bits of a block of 32, as 0 or 16.
-int fifth(const uint8_t bits[4], int index) { return ((bits[index / 8] >> (index % 8)) & 1) << 4; }
+int fifth(const uint8_t bits[4], int index) {
+  return ((bits[index / 8] >> (index % 8)) & 1) << 4;
+}
 
 void decode(const BlockQ5_0& block, float* out) {
   const float d = f16_to_f32(block.d);
@@ -52,7 +54,8 @@ void decode(const BlockQ8_0& block, float* out) {
   for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(block.values[i]);
 }
 
-// Q4_K and Q5_K: sub-blocks 2p and 2p + 1 share 32 bytes, low nibbles first; sub-block s owns bit s of the fifth bits.
+// Q4_K and Q5_K: sub-blocks 2p and 2p + 1 share 32 bytes, low nibbles first; sub-block s owns bit s of the
+// fifth bits.
 template <typename Block>
 void decode_scaled(const Block& block, float* out) {
   const float d = f16_to_f32(block.d), dmin = f16_to_f32(block.dmin);
@@ -69,10 +72,15 @@ void decode_scaled(const Block& block, float* out) {
   }
 }
 
-void decode(const BlockQ4_K& block, float* out) { decode_scaled(block, out); }
-void decode(const BlockQ5_K& block, float* out) { decode_scaled(block, out); }
+void decode(const BlockQ4_K& block, float* out) {
+  decode_scaled(block, out);
+}
+void decode(const BlockQ5_K& block, float* out) {
+  decode_scaled(block, out);
+}
 
-// Each half of 128 values: 64 bytes of nibbles hold groups 0, 1 (low) and 2, 3 (high), 32 bytes their upper two bits.
+// Each half of 128 values: 64 bytes of nibbles hold groups 0, 1 (low) and 2, 3 (high), 32 bytes their upper
+// two bits.
 void decode(const BlockQ6_K& block, float* out) {
   const float d = f16_to_f32(block.d);
   for (int index = 0; index < 256; ++index) {
@@ -100,7 +108,8 @@ bool finite_half(const std::byte* stored) {
 }
 
 // Whether the halves at the given offsets of every block are finite.
-bool finite_scales(std::span<const std::byte> stored, size_t bytes_of_block, std::initializer_list<size_t> offsets) {
+bool finite_scales(std::span<const std::byte> stored, size_t bytes_of_block,
+                   std::initializer_list<size_t> offsets) {
   for (size_t begin = 0; begin < stored.size(); begin += bytes_of_block) {
     for (const size_t offset : offsets) {
       if (!finite_half(stored.data() + begin + offset)) return false;
@@ -130,7 +139,9 @@ bool finite_words(std::span<const std::byte> stored, Word exponent) {
 void dequantize_row(DType dtype, const std::byte* stored, std::span<float> row) {
   assert(is_weight_type(dtype) && static_cast<int64_t>(row.size()) % block_size(dtype) == 0);
   switch (dtype) {
-    case DType::f32: std::memcpy(row.data(), stored, row.size_bytes()); return;
+    case DType::f32:
+      std::memcpy(row.data(), stored, row.size_bytes());
+      return;
     case DType::f16:
     case DType::bf16:
       for (size_t i = 0; i < row.size(); ++i) {
@@ -139,40 +150,57 @@ void dequantize_row(DType dtype, const std::byte* stored, std::span<float> row) 
         row[i] = dtype == DType::f16 ? f16_to_f32(half) : bf16_to_f32(half);
       }
       return;
-    case DType::q4_0: return decode_blocks<BlockQ4_0>(stored, row, 32);
-    case DType::q4_1: return decode_blocks<BlockQ4_1>(stored, row, 32);
-    case DType::q5_0: return decode_blocks<BlockQ5_0>(stored, row, 32);
-    case DType::q5_1: return decode_blocks<BlockQ5_1>(stored, row, 32);
-    case DType::q8_0: return decode_blocks<BlockQ8_0>(stored, row, 32);
-    case DType::q4_k: return decode_blocks<BlockQ4_K>(stored, row, 256);
-    case DType::q5_k: return decode_blocks<BlockQ5_K>(stored, row, 256);
-    case DType::q6_k: return decode_blocks<BlockQ6_K>(stored, row, 256);
+    case DType::q4_0:
+      return decode_blocks<BlockQ4_0>(stored, row, 32);
+    case DType::q4_1:
+      return decode_blocks<BlockQ4_1>(stored, row, 32);
+    case DType::q5_0:
+      return decode_blocks<BlockQ5_0>(stored, row, 32);
+    case DType::q5_1:
+      return decode_blocks<BlockQ5_1>(stored, row, 32);
+    case DType::q8_0:
+      return decode_blocks<BlockQ8_0>(stored, row, 32);
+    case DType::q4_k:
+      return decode_blocks<BlockQ4_K>(stored, row, 256);
+    case DType::q5_k:
+      return decode_blocks<BlockQ5_K>(stored, row, 256);
+    case DType::q6_k:
+      return decode_blocks<BlockQ6_K>(stored, row, 256);
     case DType::f64:
     case DType::i8:
     case DType::i16:
     case DType::i32:
-    case DType::i64: return;
+    case DType::i64:
+      return;
   }
 }
 
 bool all_finite(DType dtype, std::span<const std::byte> stored) {
   switch (dtype) {
-    case DType::f32: return finite_words<uint32_t>(stored, 0x7f800000u);
-    case DType::f16: return finite_words<uint16_t>(stored, 0x7c00u);
-    case DType::bf16: return finite_words<uint16_t>(stored, 0x7f80u);
-    case DType::f64: return finite_words<uint64_t>(stored, 0x7ff0000000000000u);
+    case DType::f32:
+      return finite_words<uint32_t>(stored, 0x7f800000u);
+    case DType::f16:
+      return finite_words<uint16_t>(stored, 0x7c00u);
+    case DType::bf16:
+      return finite_words<uint16_t>(stored, 0x7f80u);
+    case DType::f64:
+      return finite_words<uint64_t>(stored, 0x7ff0000000000000u);
     case DType::q4_0:
     case DType::q5_0:
-    case DType::q8_0: return finite_scales(stored, block_bytes(dtype), {0});
+    case DType::q8_0:
+      return finite_scales(stored, block_bytes(dtype), {0});
     case DType::q4_1:
     case DType::q5_1:
     case DType::q4_k:
-    case DType::q5_k: return finite_scales(stored, block_bytes(dtype), {0, 2});
-    case DType::q6_k: return finite_scales(stored, block_bytes(dtype), {offsetof(BlockQ6_K, d)});
+    case DType::q5_k:
+      return finite_scales(stored, block_bytes(dtype), {0, 2});
+    case DType::q6_k:
+      return finite_scales(stored, block_bytes(dtype), {offsetof(BlockQ6_K, d)});
     case DType::i8:
     case DType::i16:
     case DType::i32:
-    case DType::i64: return true;
+    case DType::i64:
+      return true;
   }
   return true;
 }

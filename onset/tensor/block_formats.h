@@ -22,20 +22,55 @@
 
 namespace onset {
 
-struct BlockQ4_0 { uint16_t d; uint8_t nibbles[16]; };
-struct BlockQ4_1 { uint16_t d, m; uint8_t nibbles[16]; };
-struct BlockQ5_0 { uint16_t d; uint8_t fifth_bits[4]; uint8_t nibbles[16]; };
-struct BlockQ5_1 { uint16_t d, m; uint8_t fifth_bits[4]; uint8_t nibbles[16]; };
-struct BlockQ8_0 { uint16_t d; int8_t values[32]; };
-struct BlockQ4_K { uint16_t d, dmin; uint8_t scales[12]; uint8_t nibbles[128]; };
-struct BlockQ5_K { uint16_t d, dmin; uint8_t scales[12]; uint8_t fifth_bits[32]; uint8_t nibbles[128]; };
-struct BlockQ6_K { uint8_t nibbles[128]; uint8_t high_bits[64]; int8_t scales[16]; uint16_t d; };
+struct BlockQ4_0 {
+  uint16_t d;
+  uint8_t nibbles[16];
+};
+struct BlockQ4_1 {
+  uint16_t d, m;
+  uint8_t nibbles[16];
+};
+struct BlockQ5_0 {
+  uint16_t d;
+  uint8_t fifth_bits[4];
+  uint8_t nibbles[16];
+};
+struct BlockQ5_1 {
+  uint16_t d, m;
+  uint8_t fifth_bits[4];
+  uint8_t nibbles[16];
+};
+struct BlockQ8_0 {
+  uint16_t d;
+  int8_t values[32];
+};
+struct BlockQ4_K {
+  uint16_t d, dmin;
+  uint8_t scales[12];
+  uint8_t nibbles[128];
+};
+struct BlockQ5_K {
+  uint16_t d, dmin;
+  uint8_t scales[12];
+  uint8_t fifth_bits[32];
+  uint8_t nibbles[128];
+};
+struct BlockQ6_K {
+  uint8_t nibbles[128];
+  uint8_t high_bits[64];
+  int8_t scales[16];
+  uint16_t d;
+};
 
-// The 6-bit scale and min of sub-block `index` (0..7) out of the 12 bytes of a Q4_K or Q5_K block: the first four pairs
-// lie in the low six bits of bytes 0..7; the others have their low four bits in bytes 8..11, their high two above those.
-struct ScaleAndMin { uint8_t scale, min; };
+// The 6-bit scale and min of sub-block `index` (0..7) out of the 12 bytes of a Q4_K or Q5_K block: the first
+// four pairs lie in the low six bits of bytes 0..7; the others have their low four bits in bytes 8..11, their
+// high two above those.
+struct ScaleAndMin {
+  uint8_t scale, min;
+};
 inline ScaleAndMin unpack_scale_and_min(const uint8_t scales[12], int index) {
-  if (index < 4) return {static_cast<uint8_t>(scales[index] & 63), static_cast<uint8_t>(scales[index + 4] & 63)};
+  if (index < 4)
+    return {static_cast<uint8_t>(scales[index] & 63), static_cast<uint8_t>(scales[index + 4] & 63)};
   return {static_cast<uint8_t>((scales[index + 4] & 15) | ((scales[index - 4] >> 6) << 4)),
           static_cast<uint8_t>((scales[index + 4] >> 4) | ((scales[index] >> 6) << 4))};
 }
@@ -44,13 +79,14 @@ inline ScaleAndMin unpack_scale_and_min(const uint8_t scales[12], int index) {
 // Needs is_weight_type(dtype) and whole blocks.
 void dequantize_row(DType dtype, const std::byte* stored, std::span<float> row);
 
-// Writes row_bytes(dtype, row.size()) bytes to `stored`. Needs is_weight_type(dtype), whole blocks and finite values
-// (others store something, but nothing useful). The result depends on nothing but the values: the scales are
-// searched for the smallest sum of squared errors within each block.
+// Writes row_bytes(dtype, row.size()) bytes to `stored`. Needs is_weight_type(dtype), whole blocks and finite
+// values (others store something, but nothing useful). The result depends on nothing but the values: the
+// scales are searched for the smallest sum of squared errors within each block.
 void quantize_row(DType dtype, std::span<const float> row, std::byte* stored);
 
-// Whether no value of the stored blocks is infinite or not a number. Block formats only show it in their scales, so
-// this reads one or two numbers of each block. `stored` holds whole blocks; integers are always finite.
+// Whether no value of the stored blocks is infinite or not a number. Block formats only show it in their
+// scales, so this reads one or two numbers of each block. `stored` holds whole blocks; integers are always
+// finite.
 bool all_finite(DType dtype, std::span<const std::byte> stored);
 
 }  // namespace onset

@@ -1,10 +1,11 @@
-// quantize_row(): for each block, the scale (and offset) with the smallest sum of squared errors that a search finds.
+// quantize_row(): for each block, the scale (and offset) with the smallest sum of squared errors that a
+// search finds.
 //
-// A fit tries several placements of the block's extremes on the integer grid, a little inside or outside of it: for a
-// peak that no other value comes near, clipping it buys a finer grid for the rest. With the integers of a placement
-// fixed, the best scale and offset follow in closed form (least squares); the best placement is then refined by turns
-// of rounding and least squares. Super-blocks round those fits to their short integers, choose the rounding of each
-// by its true error and refit their two half-precision scales.
+// A fit tries several placements of the block's extremes on the integer grid, a little inside or outside of
+// it: for a peak that no other value comes near, clipping it buys a finer grid for the rest. With the
+// integers of a placement fixed, the best scale and offset follow in closed form (least squares); the best
+// placement is then refined by turns of rounding and least squares. Super-blocks round those fits to their
+// short integers, choose the rounding of each by its true error and refit their two half-precision scales.
 
 #include <algorithm>
 #include <array>
@@ -31,7 +32,9 @@ inline float code(float value, float inverse, float shift, float low, float high
   return nearest(std::min(high, std::max(low, value * inverse + shift)));
 }
 
-float halved(float value) { return f16_to_f32(f32_to_f16(std::clamp(value, -65504.0f, 65504.0f))); }
+float halved(float value) {
+  return f16_to_f32(f32_to_f16(std::clamp(value, -65504.0f, 65504.0f)));
+}
 
 float inverse_or_zero(float value) {
   const float inverse = 1.0f / value;
@@ -79,7 +82,7 @@ double error_of(const float* x, float scale, float offset, float low, float high
   return sum;
 }
 
-// --- value = scale * q, q in [low, high] ------------------------------------------------------------------------------
+// --- value = scale * q, q in [low, high] ---
 
 template <int N>
 float fit_scale(const float* x, float low, float high, std::span<const float> margins) {
@@ -103,11 +106,12 @@ float fit_scale(const float* x, float low, float high, std::span<const float> ma
     attempt((low - margin) / peak);
     attempt((high + margin) / peak);
   }
-  for (int turn = 0; turn < 4 && attempt(inverse_or_zero(best_scale)); ++turn) {}
+  for (int turn = 0; turn < 4 && attempt(inverse_or_zero(best_scale)); ++turn) {
+  }
   return best_scale;
 }
 
-// --- value = scale * q + offset, q in [0, high] -----------------------------------------------------------------------
+// --- value = scale * q + offset, q in [0, high] ---
 
 struct Affine {
   float scale = 0, offset = 0;
@@ -129,8 +133,8 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
     sum += static_cast<double>(centred[i]);
     square += static_cast<double>(centred[i]) * static_cast<double>(centred[i]);
   }
-  // Placements that are equally good up to rounding (all codes one higher, the offset one step lower) are told apart by
-  // their order: margins begin with 0, so the codes begin at 0.
+  // Placements that are equally good up to rounding (all codes one higher, the offset one step lower) are
+  // told apart by their order: margins begin with 0, so the codes begin at 0.
   const double noise = 3e-7 * square;
   Affine best{range / high, bottom};
   double best_error = std::numeric_limits<double>::infinity();
@@ -144,8 +148,8 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
       offset = -static_cast<double>(middle);  // the total offset is zero; the scale follows alone
       scale = (s.xq - offset * s.q) / s.qq;
     }
-    const double error = square + scale * scale * s.qq + N * offset * offset - 2 * scale * s.xq - 2 * offset * sum +
-                         2 * scale * offset * s.q;
+    const double error = square + scale * scale * s.qq + N * offset * offset - 2 * scale * s.xq -
+                         2 * offset * sum + 2 * scale * offset * s.q;
     if (!(error < best_error - noise) || scale <= 0) return false;
     best_error = error;
     best = {static_cast<float>(scale), static_cast<float>(offset)};
@@ -165,15 +169,15 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
   return {best.scale, offset_below_zero ? std::min(best.offset + middle, 0.0f) : best.offset + middle};
 }
 
-// Margins in steps of the grid: how far outside of it the extremes may lie (inside where negative). Found by measuring
-// the error on Gaussian, Laplace and real weights; more of them gain less than 0.1 %.
+// Margins in steps of the grid: how far outside of it the extremes may lie (inside where negative). Found by
+// measuring the error on Gaussian, Laplace and real weights; more of them gain less than 0.1 %.
 constexpr std::array scale_margins_16 = {-1.0f, -0.6f, -0.3f, 0.0f, 0.3f, 0.6f, 1.0f, 1.5f, 2.0f};
 constexpr std::array scale_margins_32 = {-1.0f, -0.5f, 0.0f, 0.5f, 1.0f, 1.75f, 2.5f, 3.5f};
 constexpr std::array scale_margins_64 = {-1.0f, -0.5f, 0.0f, 0.5f, 1.0f, 2.0f};
 constexpr std::array affine_margins_16 = {0.0f, -1.0f, 0.3f, 0.7f, 1.1f};
 constexpr std::array affine_margins_32 = {0.0f, -1.0f, 0.4f, 0.9f, 1.5f};
 
-// --- blocks of 32 -----------------------------------------------------------------------------------------------------
+// --- blocks of 32 ---
 
 template <typename Block>
 void put_nibbles(const uint8_t codes[32], Block& block) {
@@ -193,7 +197,8 @@ void encode_scaled_32(const float* x, std::span<const float> margins, Block& blo
   const float scale = halved(fit_scale<32>(x, -Half, Half - 1, margins));
   const float inverse = inverse_or_zero(scale);
   uint8_t codes[32];
-  for (int i = 0; i < 32; ++i) codes[i] = static_cast<uint8_t>(code(x[i], inverse, 0, -Half, Half - 1) + Half);
+  for (int i = 0; i < 32; ++i)
+    codes[i] = static_cast<uint8_t>(code(x[i], inverse, 0, -Half, Half - 1) + Half);
   block.d = f32_to_f16(scale);
   put_nibbles(codes, block);
 }
@@ -210,10 +215,18 @@ void encode_affine_32(const float* x, std::span<const float> margins, Block& blo
   put_nibbles(codes, block);
 }
 
-void encode(const float* x, BlockQ4_0& block) { encode_scaled_32<8>(x, scale_margins_16, block); }
-void encode(const float* x, BlockQ5_0& block) { encode_scaled_32<16>(x, scale_margins_32, block); }
-void encode(const float* x, BlockQ4_1& block) { encode_affine_32<15>(x, affine_margins_16, block); }
-void encode(const float* x, BlockQ5_1& block) { encode_affine_32<31>(x, affine_margins_32, block); }
+void encode(const float* x, BlockQ4_0& block) {
+  encode_scaled_32<8>(x, scale_margins_16, block);
+}
+void encode(const float* x, BlockQ5_0& block) {
+  encode_scaled_32<16>(x, scale_margins_32, block);
+}
+void encode(const float* x, BlockQ4_1& block) {
+  encode_affine_32<15>(x, affine_margins_16, block);
+}
+void encode(const float* x, BlockQ5_1& block) {
+  encode_affine_32<31>(x, affine_margins_32, block);
+}
 
 // 255 levels: the peak at +-127 is within 1 % of the best that any search finds.
 void encode(const float* x, BlockQ8_0& block) {
@@ -224,7 +237,7 @@ void encode(const float* x, BlockQ8_0& block) {
   block.d = f32_to_f16(scale);
 }
 
-// --- super-blocks -----------------------------------------------------------------------------------------------------
+// --- super-blocks ---
 
 // What a Q4_K or Q5_K block stores beside its codes.
 struct ScaledFit {
@@ -260,7 +273,8 @@ void choose_integers(const float* x, float high, const std::array<Affine, 8>& wi
 void refit_scales(const float* x, float high, ScaledFit& fit) {
   double ss = 0, mm = 0, sm = 0, xs = 0, xm = 0;
   for (size_t sub = 0; sub < 8; ++sub) {
-    const float scale = fit.d * static_cast<float>(fit.scale[sub]), min = fit.dmin * static_cast<float>(fit.min[sub]);
+    const float scale = fit.d * static_cast<float>(fit.scale[sub]),
+                min = fit.dmin * static_cast<float>(fit.min[sub]);
     const float inverse = inverse_or_zero(scale), shift = min * inverse;
     for (size_t i = 32 * sub; i < 32 * sub + 32; ++i) {
       const double s = static_cast<double>(code(x[i], inverse, shift, 0, high)) * fit.scale[sub];
@@ -332,8 +346,12 @@ void encode_super_block(const float* x, float high, std::span<const float> margi
   }
 }
 
-void encode(const float* x, BlockQ4_K& block) { encode_super_block(x, 15, affine_margins_16, block); }
-void encode(const float* x, BlockQ5_K& block) { encode_super_block(x, 31, affine_margins_32, block); }
+void encode(const float* x, BlockQ4_K& block) {
+  encode_super_block(x, 15, affine_margins_16, block);
+}
+void encode(const float* x, BlockQ5_K& block) {
+  encode_super_block(x, 31, affine_margins_32, block);
+}
 
 struct SignedFit {
   float d = 0;
@@ -415,7 +433,9 @@ void encode_blocks(std::span<const float> row, std::byte* stored, size_t values)
 void quantize_row(DType dtype, std::span<const float> row, std::byte* stored) {
   assert(is_weight_type(dtype) && static_cast<int64_t>(row.size()) % block_size(dtype) == 0);
   switch (dtype) {
-    case DType::f32: std::memcpy(stored, row.data(), row.size_bytes()); return;
+    case DType::f32:
+      std::memcpy(stored, row.data(), row.size_bytes());
+      return;
     case DType::f16:
     case DType::bf16:
       for (size_t i = 0; i < row.size(); ++i) {
@@ -423,19 +443,28 @@ void quantize_row(DType dtype, std::span<const float> row, std::byte* stored) {
         std::memcpy(stored + 2 * i, &half, 2);
       }
       return;
-    case DType::q4_0: return encode_blocks<BlockQ4_0>(row, stored, 32);
-    case DType::q4_1: return encode_blocks<BlockQ4_1>(row, stored, 32);
-    case DType::q5_0: return encode_blocks<BlockQ5_0>(row, stored, 32);
-    case DType::q5_1: return encode_blocks<BlockQ5_1>(row, stored, 32);
-    case DType::q8_0: return encode_blocks<BlockQ8_0>(row, stored, 32);
-    case DType::q4_k: return encode_blocks<BlockQ4_K>(row, stored, 256);
-    case DType::q5_k: return encode_blocks<BlockQ5_K>(row, stored, 256);
-    case DType::q6_k: return encode_blocks<BlockQ6_K>(row, stored, 256);
+    case DType::q4_0:
+      return encode_blocks<BlockQ4_0>(row, stored, 32);
+    case DType::q4_1:
+      return encode_blocks<BlockQ4_1>(row, stored, 32);
+    case DType::q5_0:
+      return encode_blocks<BlockQ5_0>(row, stored, 32);
+    case DType::q5_1:
+      return encode_blocks<BlockQ5_1>(row, stored, 32);
+    case DType::q8_0:
+      return encode_blocks<BlockQ8_0>(row, stored, 32);
+    case DType::q4_k:
+      return encode_blocks<BlockQ4_K>(row, stored, 256);
+    case DType::q5_k:
+      return encode_blocks<BlockQ5_K>(row, stored, 256);
+    case DType::q6_k:
+      return encode_blocks<BlockQ6_K>(row, stored, 256);
     case DType::f64:
     case DType::i8:
     case DType::i16:
     case DType::i32:
-    case DType::i64: return;
+    case DType::i64:
+      return;
   }
 }
 

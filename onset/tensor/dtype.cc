@@ -33,11 +33,15 @@ constexpr std::array<Traits, dtype_count> traits = {{
     {"I64", 1, 8},
 }};
 
-const Traits& of(DType dtype) { return traits[static_cast<size_t>(dtype)]; }
+const Traits& of(DType dtype) {
+  return traits[static_cast<size_t>(dtype)];
+}
 
 }  // namespace
 
-const char* dtype_name(DType dtype) { return of(dtype).name; }
+const char* dtype_name(DType dtype) {
+  return of(dtype).name;
+}
 
 std::optional<DType> dtype_from_name(std::string_view name) {
   for (int i = 0; i < dtype_count; ++i) {
@@ -52,8 +56,12 @@ std::optional<DType> dtype_from_name(std::string_view name) {
   return std::nullopt;
 }
 
-int64_t block_size(DType dtype) { return of(dtype).block_size; }
-size_t block_bytes(DType dtype) { return of(dtype).block_bytes; }
+int64_t block_size(DType dtype) {
+  return of(dtype).block_size;
+}
+size_t block_bytes(DType dtype) {
+  return of(dtype).block_bytes;
+}
 
 size_t row_bytes(DType dtype, int64_t columns) {
   return static_cast<size_t>(columns / of(dtype).block_size) * of(dtype).block_bytes;

@@ -1,7 +1,7 @@
 // The element types of stored tensors: plain numbers and the block formats of GGUF.
 //
-// A block format stores a row as blocks of 32 or 256 values; a block holds its small integers and the scales that
-// turn them back into numbers. block_formats.h has the layouts and the conversions.
+// A block format stores a row as blocks of 32 or 256 values; a block holds its small integers and the scales
+// that turn them back into numbers. block_formats.h has the layouts and the conversions.
 #pragma once
 
 #include <bit>
@@ -14,10 +14,26 @@
 namespace onset {
 
 enum class DType : uint8_t {
-  f32, f16, bf16,                              // numbers
-  q4_0, q4_1, q5_0, q5_1, q8_0,                // blocks of 32
-  q4_k, q5_k, q6_k,                            // blocks of 256
-  f64, i8, i16, i32, i64,                      // stored by some files, never weights of a layer
+  // Numbers.
+  f32,
+  f16,
+  bf16,
+  // Blocks of 32.
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  // Blocks of 256.
+  q4_k,
+  q5_k,
+  q6_k,
+  // Stored by some files, never weights of a layer.
+  f64,
+  i8,
+  i16,
+  i32,
+  i64,
 };
 inline constexpr int dtype_count = 16;
 
@@ -31,10 +47,14 @@ std::optional<DType> dtype_from_name(std::string_view name);
 int64_t block_size(DType dtype);
 size_t block_bytes(DType dtype);
 
-inline bool is_block_format(DType dtype) { return block_size(dtype) > 1; }
+inline bool is_block_format(DType dtype) {
+  return block_size(dtype) > 1;
+}
 
 // Whether weights of this type can be turned into float32 and back (all but f64 and the integers).
-inline bool is_weight_type(DType dtype) { return dtype <= DType::q6_k; }
+inline bool is_weight_type(DType dtype) {
+  return dtype <= DType::q6_k;
+}
 
 // Bytes of a row of `columns` values; `columns` is a multiple of block_size(dtype).
 size_t row_bytes(DType dtype, int64_t columns);
@@ -44,7 +64,9 @@ size_t row_bytes(DType dtype, int64_t columns);
 std::optional<size_t> tensor_bytes(DType dtype, std::span<const int64_t> shape);
 
 // Half precision (IEEE binary16) and bfloat16. To 16 bits: nearest, ties to even; not-a-number stays one.
-inline float bf16_to_f32(uint16_t half) { return std::bit_cast<float>(static_cast<uint32_t>(half) << 16); }
+inline float bf16_to_f32(uint16_t half) {
+  return std::bit_cast<float>(static_cast<uint32_t>(half) << 16);
+}
 inline uint16_t f32_to_bf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
