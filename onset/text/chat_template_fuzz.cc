@@ -1,4 +1,6 @@
-// The Jinja interpreter on any bytes: the template, and behind a zero byte JSON for its variables (else a conversation).
+// The Jinja interpreter on any bytes: the template, and behind a zero byte JSON for its variables (a few
+// usual ones without).
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -26,6 +28,19 @@ const nlohmann::ordered_json& tools() {
   return list;
 }
 
+// Those of the seeds (tests/fixtures/templates/expression_cases.py), shortened.
+const nlohmann::ordered_json& usual_variables() {
+  static const nlohmann::ordered_json variables = nlohmann::ordered_json::parse(R"({
+    "people": [{"name": "Ada", "age": 36, "city": {"name": "London"}, "tags": ["x", "y"]},
+               {"name": "bob", "age": 25, "city": {"name": "Paris"}, "tags": []},
+               {"name": "Cyd", "age": 36, "city": {"name": "london"}}],
+    "text": "Hello, World", "wide": "Grüße 世界 😀", "numbers": [3, 1, 2], "empty": [],
+    "mapping": {"b": 1, "a": 2, "items": 3, "C": null}, "nothing": null, "yes": true, "no": false, "pi": 3.14159,
+    "big": 9007199254740993, "nested": {"list": [1, [2, {"k": "v"}]], "text": "it's \"quoted\"", "real": 1e16},
+    "lines": "one\ntwo\n\n  three\n", "padded": "  both  "})");
+  return variables;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -42,7 +57,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (chat.status().message().empty()) std::abort();
     return 0;
   }
-  nlohmann::ordered_json variables;
+  nlohmann::ordered_json variables = usual_variables();
   if (zero < input.size()) {
     const std::string_view json = input.substr(zero + 1);
     variables = nlohmann::ordered_json::parse(json.begin(), json.end(), nullptr, false);

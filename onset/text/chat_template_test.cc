@@ -1,5 +1,7 @@
-// Chat templates against jinja2's outputs: SmolLM2's own and one written to use the whole subset. The templates of
-// ../shared are compared with jinja2 itself by tests/fixtures/templates/compare_with_jinja2.py (a ctest of its own).
+// Chat templates against jinja2's outputs: SmolLM2's own and one written to use the whole subset. The
+// templates of
+// ../shared are compared with jinja2 itself by tests/fixtures/templates/compare_with_jinja2.py (a ctest of
+// its own).
 #include "onset/text/chat_template.h"
 
 #include <gtest/gtest.h>
@@ -25,8 +27,8 @@ ordered_json read_fixture(const std::string& name) {
 void check_fixture(const std::string& name, size_t least_texts) {
   const ordered_json fixture = read_fixture(name);
   ASSERT_TRUE(fixture.is_object());
-  const auto chat = ChatTemplate::parse(fixture["source"].get<std::string>(), fixture["bos"].get<std::string>(),
-                                        fixture["eos"].get<std::string>());
+  const auto chat = ChatTemplate::parse(fixture["source"].get<std::string>(),
+                                        fixture["bos"].get<std::string>(), fixture["eos"].get<std::string>());
   ASSERT_TRUE(chat.ok()) << chat.status().message();
   std::tm now{};
   now.tm_year = fixture["now"][0].get<int>() - 1900;
@@ -48,15 +50,20 @@ void check_fixture(const std::string& name, size_t least_texts) {
       ++texts;
     } else {
       ASSERT_FALSE(text.ok()) << *text;
-      if (expected["type"] == "TemplateError") EXPECT_EQ(text.status().message(), expected["error"].get<std::string>());
+      if (expected["type"] == "TemplateError")
+        EXPECT_EQ(text.status().message(), expected["error"].get<std::string>());
     }
   }
   EXPECT_GE(texts, least_texts);
 }
 
-TEST(ChatTemplate, smollm2_equals_jinja2) { check_fixture("smollm2.json", 90); }
+TEST(ChatTemplate, smollm2_equals_jinja2) {
+  check_fixture("smollm2.json", 90);
+}
 
-TEST(ChatTemplate, a_template_with_everything_equals_jinja2) { check_fixture("typed_tools.json", 110); }
+TEST(ChatTemplate, a_template_with_everything_equals_jinja2) {
+  check_fixture("typed_tools.json", 110);
+}
 
 TEST(ChatTemplate, the_default_model_has_the_template_of_the_fixture) {
   const auto path = cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -84,7 +91,8 @@ TEST(ChatTemplate, renders_plain_messages) {
 TEST(ChatTemplate, passes_tools_reasoning_and_variables) {
   const auto chat = ChatTemplate::parse(
       "{{ tools | tojson }}|{{ documents is none }}|{{ enable_thinking }}|"
-      "{% for m in messages %}{{ m.thinking }},{{ m.reasoning_content }};{% endfor %}|{{ messages | length }}",
+      "{% for m in messages %}{{ m.thinking }},{{ m.reasoning_content }};{% endfor %}|{{ messages | length "
+      "}}",
       "", "");
   ASSERT_TRUE(chat.ok());
   const ordered_json variables = {{"enable_thinking", false}, {"messages", {ordered_json::object()}}};
@@ -107,7 +115,8 @@ TEST(ChatTemplate, errors_say_what_was_expected) {
 
   const auto chat = ChatTemplate::parse(kPlain, "", "");
   ASSERT_TRUE(chat.ok());
-  const auto message = [&](const ordered_json& messages, const ordered_json& tools, const ordered_json& variables) {
+  const auto message = [&](const ordered_json& messages, const ordered_json& tools,
+                           const ordered_json& variables) {
     ChatTemplate::Options options;
     options.variables = &variables;
     const auto text = chat->render(messages, tools, options);
@@ -120,7 +129,8 @@ TEST(ChatTemplate, errors_say_what_was_expected) {
   EXPECT_EQ(message(none, 5, nullptr), "chat tools: expected a JSON list");
   EXPECT_EQ(message(none, nullptr, 5), "chat template variables: expected a JSON object");
 
-  const auto strict = ChatTemplate::parse("{{ raise_exception('Roles must alternate, not ' ~ messages[0].role) }}", "", "");
+  const auto strict =
+      ChatTemplate::parse("{{ raise_exception('Roles must alternate, not ' ~ messages[0].role) }}", "", "");
   ASSERT_TRUE(strict.ok());
   const auto text = strict->render(std::vector<ChatMessage>{{"tool", ""}});
   ASSERT_FALSE(text.ok());

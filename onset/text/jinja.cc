@@ -26,8 +26,10 @@ Result<Template> Template::parse(std::string_view source, const Limits& limits) 
   }
 }
 
-Result<std::string> Template::render(const nlohmann::ordered_json& variables, std::optional<std::tm> now) const {
-  if (!variables.is_object()) return error(Code::invalid_argument, "the template's variables are not a JSON object");
+Result<std::string> Template::render(const nlohmann::ordered_json& variables,
+                                     std::optional<std::tm> now) const {
+  if (!variables.is_object())
+    return error(Code::invalid_argument, "the template's variables are not a JSON object");
   try {
     Interpreter interpreter(*program_, limits_, now);
     try {

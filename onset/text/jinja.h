@@ -1,16 +1,18 @@
-// An interpreter for the part of the Jinja template language that chat templates use, with Python's semantics.
+// An interpreter for the part of the Jinja template language that chat templates use, with Python's
+// semantics.
 //
 // The reference is the Python package jinja2 as Hugging Face transformers sets it up: an immutable sandbox,
-// trim_blocks and lstrip_blocks on, `break` and `continue`, `{% generation %}`, a `tojson` that keeps non-ASCII
-// text, and the functions raise_exception, strftime_now, range, dict and namespace. Output is equal byte for
-// byte; tests/fixtures/templates holds the cases that jinja2 itself made.
+// trim_blocks and lstrip_blocks on, `break` and `continue`, `{% generation %}`, a `tojson` that keeps
+// non-ASCII text, and the functions raise_exception, strftime_now, range, dict and namespace. Output is equal
+// byte for byte; tests/fixtures/templates holds the cases that jinja2 itself made.
 //
 // Outside the subset, each an error that names it and its line: template inheritance and inclusion (block,
-// extends, include, import, from), autoescape, and a few filters and methods nobody writes chat templates with
-// (urlize, pprint, random, xmlattr, striptags, wordwrap, ...). Integers have 64 bits: arithmetic that leaves them is
-// an error, and a larger integer in the variables becomes a floating-point number.
+// extends, include, import, from), autoescape, and a few filters and methods nobody writes chat templates
+// with (urlize, pprint, random, xmlattr, striptags, wordwrap, ...). Integers have 64 bits: arithmetic that
+// leaves them is an error, and a larger integer in the variables becomes a floating-point number.
 //
-// Templates come with models, so they are untrusted: parsing and rendering stop with an error at the limits below.
+// Templates come with models, so they are untrusted: parsing and rendering stop with an error at the limits
+// below.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +28,8 @@
 
 namespace onset::jinja {
 
-// What a template may use up. Beside these, fixed: 150 levels of nesting in the source, 600 levels of evaluation
-// (a macro that calls itself takes about five), 200 levels of lists in lists.
+// What a template may use up. Beside these, fixed: 150 levels of nesting in the source, 600 levels of
+// evaluation (a macro that calls itself takes about five), 200 levels of lists in lists.
 struct Limits {
   size_t source_bytes = size_t{1} << 20;    // the template's text
   size_t text_bytes = size_t{64} << 20;     // the output, and each text made on the way
@@ -37,17 +39,18 @@ struct Limits {
 
 struct Program;  // a parsed template (jinja_ast.h)
 
-// A template that parsed. Copies share the parsed program, which never changes: one template may be rendered by many
-// threads at once.
+// A template that parsed. Copies share the parsed program, which never changes: one template may be rendered
+// by many threads at once.
 class Template {
  public:
-  // Errors, as "template line 12: what is wrong": invalid_argument (syntax), unsupported (outside the subset), resource_exhausted.
+  // Errors, as "template line 12: what is wrong": invalid_argument (syntax), unsupported (outside the
+  // subset), resource_exhausted.
   static Result<Template> parse(std::string_view source, const Limits& limits = {});
 
-  // Renders with the members of `variables` (a JSON object) as the template's variables. `now` is what strftime_now
-  // tells; without it, the local time of the call.
-  // Errors: invalid_argument: the message given to raise_exception as it is, or "template line 12: what is wrong";
-  // unsupported; resource_exhausted: a limit.
+  // Renders with the members of `variables` (a JSON object) as the template's variables. `now` is what
+  // strftime_now tells; without it, the local time of the call. Errors: invalid_argument: the message given
+  // to raise_exception as it is, or "template line 12: what is wrong"; unsupported; resource_exhausted: a
+  // limit.
   Result<std::string> render(const nlohmann::ordered_json& variables, std::optional<std::tm> now = {}) const;
 
  private:

@@ -10,18 +10,28 @@ namespace {
 
 const char* symbol(Operator op) {
   switch (op) {
-    case Operator::add: return "+";
-    case Operator::subtract: return "-";
-    case Operator::multiply: return "*";
-    case Operator::divide: return "/";
-    case Operator::floor_divide: return "//";
-    case Operator::modulo: return "%";
-    case Operator::power: return "** or pow()";
-    default: return "?";
+    case Operator::add:
+      return "+";
+    case Operator::subtract:
+      return "-";
+    case Operator::multiply:
+      return "*";
+    case Operator::divide:
+      return "/";
+    case Operator::floor_divide:
+      return "//";
+    case Operator::modulo:
+      return "%";
+    case Operator::power:
+      return "** or pow()";
+    default:
+      return "?";
   }
 }
 
-[[noreturn]] void fail_overflow() { fail("an integer does not fit in 64 bits"); }
+[[noreturn]] void fail_overflow() {
+  fail("an integer does not fit in 64 bits");
+}
 
 int64_t integer_power(int64_t base, int64_t exponent) {
   int64_t result = 1;
@@ -63,7 +73,8 @@ Value integer_arithmetic(Operator op, int64_t left, int64_t right) {
     case Operator::divide:
       if (right == 0) fail("division by zero");
       return Value::real(static_cast<double>(left) / static_cast<double>(right));
-    default: break;
+    default:
+      break;
   }
   if (right == 0) fail("integer division or modulo by zero");
   if (right == -1) {  // the one quotient that can overflow
@@ -82,13 +93,17 @@ Value integer_arithmetic(Operator op, int64_t left, int64_t right) {
 
 Value real_arithmetic(Operator op, double left, double right) {
   switch (op) {
-    case Operator::add: return Value::real(left + right);
-    case Operator::subtract: return Value::real(left - right);
-    case Operator::multiply: return Value::real(left * right);
+    case Operator::add:
+      return Value::real(left + right);
+    case Operator::subtract:
+      return Value::real(left - right);
+    case Operator::multiply:
+      return Value::real(left * right);
     case Operator::divide:
       if (right == 0) fail("float division by zero");
       return Value::real(left / right);
-    default: break;
+    default:
+      break;
   }
   if (right == 0) fail("float floor division by zero");
   // As CPython's float_divmod.
@@ -155,7 +170,8 @@ Value arithmetic(Heap& heap, Operator op, const Value& left, const Value& right)
   require_defined(right);
   if (left.is_number() && right.is_number()) {
     if (op == Operator::power) return power(left, right);
-    if (left.is_integral() && right.is_integral()) return integer_arithmetic(op, left.as_integer(), right.as_integer());
+    if (left.is_integral() && right.is_integral())
+      return integer_arithmetic(op, left.as_integer(), right.as_integer());
     return real_arithmetic(op, left.as_real(), right.as_real());
   }
   if (op == Operator::add && left.is_text() && right.is_text()) {
@@ -250,7 +266,8 @@ bool parse_real(std::string_view text, double& out) {
       return false;
     }
   }
-  const std::string word = lower(std::string_view(digits).substr(digits.starts_with('-') || digits.starts_with('+')));
+  const std::string word =
+      lower(std::string_view(digits).substr(digits.starts_with('-') || digits.starts_with('+')));
   const bool is_word = word == "inf" || word == "infinity" || word == "nan";
   if (!is_word && digits.find_first_not_of("+-.0123456789eE") != std::string::npos) return false;
   if (digits.empty()) return false;

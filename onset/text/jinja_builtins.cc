@@ -37,7 +37,8 @@ int64_t Parameters::integer_or(size_t index, int64_t otherwise) const {
 }
 
 std::string_view Parameters::text(size_t index) const {
-  if (!at(index).is_text()) fail("{}() argument '{}' must be str, not {}", function_, names_[index], type_name(at(index)));
+  if (!at(index).is_text())
+    fail("{}() argument '{}' must be str, not {}", function_, names_[index], type_name(at(index)));
   return at(index).as_text();
 }
 
@@ -46,35 +47,41 @@ std::string_view Parameters::text(size_t index) const {
 namespace {
 
 constexpr std::array<std::string_view, 54> kJinjaFilters{
-    "abs",       "attr",   "batch",  "capitalize", "center",     "count",    "d",         "default",   "dictsort",
-    "e",         "escape", "filesizeformat", "first", "float",   "forceescape", "format", "groupby",   "indent",
-    "int",       "join",   "last",   "length",     "list",       "lower",    "items",     "map",       "min",
-    "max",       "pprint", "random", "reject",     "rejectattr", "replace",  "reverse",   "round",     "safe",
-    "select",    "selectattr", "slice", "sort",    "string",     "striptags", "sum",      "title",     "trim",
-    "truncate",  "unique", "upper",  "urlencode",  "urlize",     "wordcount", "wordwrap", "xmlattr",   "tojson"};
+    "abs",       "attr",       "batch",       "capitalize", "center",  "count",
+    "d",         "default",    "dictsort",    "e",          "escape",  "filesizeformat",
+    "first",     "float",      "forceescape", "format",     "groupby", "indent",
+    "int",       "join",       "last",        "length",     "list",    "lower",
+    "items",     "map",        "min",         "max",        "pprint",  "random",
+    "reject",    "rejectattr", "replace",     "reverse",    "round",   "safe",
+    "select",    "selectattr", "slice",       "sort",       "string",  "striptags",
+    "sum",       "title",      "trim",        "truncate",   "unique",  "upper",
+    "urlencode", "urlize",     "wordcount",   "wordwrap",   "xmlattr", "tojson"};
 
-// What Python's types have, so that value.name finds these before a key. Those of the sandbox's blacklist are here too.
+// What Python's types have, so that value.name finds these before a key. Those of the sandbox's blacklist are
+// here too.
 constexpr std::array<std::string_view, 47> kTextAttributes{
-    "capitalize", "casefold",  "center",       "count",        "encode",     "endswith",   "expandtabs", "find",
-    "format",     "format_map", "index",       "isalnum",      "isalpha",    "isascii",    "isdecimal",  "isdigit",
-    "isidentifier", "islower", "isnumeric",    "isprintable",  "isspace",    "istitle",    "isupper",    "join",
-    "ljust",      "lower",     "lstrip",       "maketrans",    "partition",  "removeprefix", "removesuffix", "replace",
-    "rfind",      "rindex",    "rjust",        "rpartition",   "rsplit",     "rstrip",     "split",      "splitlines",
-    "startswith", "strip",     "swapcase",     "title",        "translate",  "upper",      "zfill"};
+    "capitalize", "casefold",     "center",       "count",   "encode",     "endswith",    "expandtabs",
+    "find",       "format",       "format_map",   "index",   "isalnum",    "isalpha",     "isascii",
+    "isdecimal",  "isdigit",      "isidentifier", "islower", "isnumeric",  "isprintable", "isspace",
+    "istitle",    "isupper",      "join",         "ljust",   "lower",      "lstrip",      "maketrans",
+    "partition",  "removeprefix", "removesuffix", "replace", "rfind",      "rindex",      "rjust",
+    "rpartition", "rsplit",       "rstrip",       "split",   "splitlines", "startswith",  "strip",
+    "swapcase",   "title",        "translate",    "upper",   "zfill"};
 constexpr std::array<std::string_view, 3> kMarkupAttributes{"escape", "striptags", "unescape"};
-constexpr std::array<std::string_view, 11> kListAttributes{"append", "clear",  "copy", "count",  "extend", "index",
-                                                           "insert", "pop",    "remove", "reverse", "sort"};
-constexpr std::array<std::string_view, 8> kListMutators{"append", "clear", "pop", "reverse", "insert", "sort",
-                                                        "extend", "remove"};
+constexpr std::array<std::string_view, 11> kListAttributes{
+    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"};
+constexpr std::array<std::string_view, 8> kListMutators{"append", "clear", "pop",    "reverse",
+                                                        "insert", "sort",  "extend", "remove"};
 constexpr std::array<std::string_view, 2> kTupleAttributes{"count", "index"};
 constexpr std::array<std::string_view, 5> kRangeAttributes{"count", "index", "start", "step", "stop"};
-constexpr std::array<std::string_view, 11> kDictionaryAttributes{"clear", "copy", "fromkeys", "get", "items", "keys",
-                                                                 "pop", "popitem", "setdefault", "update", "values"};
-constexpr std::array<std::string_view, 5> kDictionaryMutators{"clear", "pop", "popitem", "setdefault", "update"};
-constexpr std::array<std::string_view, 8> kIntegerAttributes{"as_integer_ratio", "bit_count", "bit_length",
-                                                             "conjugate", "from_bytes", "imag", "numerator", "real"};
-constexpr std::array<std::string_view, 7> kRealAttributes{"as_integer_ratio", "conjugate", "fromhex", "hex",
-                                                          "imag", "is_integer", "real"};
+constexpr std::array<std::string_view, 11> kDictionaryAttributes{
+    "clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"};
+constexpr std::array<std::string_view, 5> kDictionaryMutators{"clear", "pop", "popitem", "setdefault",
+                                                              "update"};
+constexpr std::array<std::string_view, 8> kIntegerAttributes{
+    "as_integer_ratio", "bit_count", "bit_length", "conjugate", "from_bytes", "imag", "numerator", "real"};
+constexpr std::array<std::string_view, 7> kRealAttributes{
+    "as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "is_integer", "real"};
 constexpr std::array<std::string_view, 2> kViewAttributes{"isdisjoint", "mapping"};
 
 template <size_t N>
@@ -94,7 +101,8 @@ Value missing_attribute(Heap& heap, const Value& value, const Value& name) {
   return heap.undefined(fmt::format("{} has no element {}", describe(value), repr(heap, name)));
 }
 
-// The attribute if Python's type has it: a method, or undefined because the sandbox forbids it. False if it does not.
+// The attribute if Python's type has it: a method, or undefined because the sandbox forbids it. False if it
+// does not.
 bool find_attribute(Heap& heap, const Value& value, std::string_view name, Value& out) {
   if (value.kind() == Kind::name_space) {
     if (const Value* member = value.object<NamespaceObject>().table.find(name)) {
@@ -197,7 +205,8 @@ Value slice_text(Heap& heap, const Value& value, const SliceRange& range) {
   heap.check_room(object.code_points * sizeof(uint32_t));
   std::vector<uint32_t> begins;
   begins.reserve(object.code_points);
-  for (size_t at = 0; at < text.size(); take_code_point(text, at)) begins.push_back(static_cast<uint32_t>(at));
+  for (size_t at = 0; at < text.size(); take_code_point(text, at))
+    begins.push_back(static_cast<uint32_t>(at));
   TextBuilder out(heap);
   for (size_t i = 0; i < range.count; ++i) {
     const size_t begin = begins[range.index(i)];
@@ -210,7 +219,9 @@ Value slice_text(Heap& heap, const Value& value, const SliceRange& range) {
 
 }  // namespace
 
-bool is_jinja_filter(std::string_view name) { return has(kJinjaFilters, name); }
+bool is_jinja_filter(std::string_view name) {
+  return has(kJinjaFilters, name);
+}
 
 std::string unknown_name(std::string_view what, std::string_view name) {
   if (what == "filter" && is_jinja_filter(name)) return fmt::format("the filter '{}' is not supported", name);
@@ -226,7 +237,8 @@ Value apply_filter(Heap& heap, std::string_view name, const Value& value, const 
   Filter filter = find_scalar_filter(name);
   if (filter == nullptr) filter = find_sequence_filter(name);
   if (filter == nullptr) {
-    throw Failure{is_jinja_filter(name) ? Code::unsupported : Code::invalid_argument, unknown_name("filter", name)};
+    throw Failure{is_jinja_filter(name) ? Code::unsupported : Code::invalid_argument,
+                  unknown_name("filter", name)};
   }
   return filter(heap, value, arguments);
 }
@@ -236,19 +248,28 @@ Value apply_filter(Heap& heap, std::string_view name, const Value& value, const 
 bool has_python_attribute(const Value& value, std::string_view name) {
   if (name.size() > 4 && name.starts_with("__") && name.ends_with("__")) return true;
   switch (value.kind()) {
-    case Kind::text: return has(kTextAttributes, name) || (value.is_markup() && has(kMarkupAttributes, name));
-    case Kind::dictionary: return has(kDictionaryAttributes, name);
+    case Kind::text:
+      return has(kTextAttributes, name) || (value.is_markup() && has(kMarkupAttributes, name));
+    case Kind::dictionary:
+      return has(kDictionaryAttributes, name);
     case Kind::boolean:
-    case Kind::integer: return has(kIntegerAttributes, name) || name == "denominator" || name == "to_bytes";
-    case Kind::real: return has(kRealAttributes, name);
+    case Kind::integer:
+      return has(kIntegerAttributes, name) || name == "denominator" || name == "to_bytes";
+    case Kind::real:
+      return has(kRealAttributes, name);
     case Kind::sequence:
       switch (value.as_sequence().flavor) {
-        case Flavor::list: return has(kListAttributes, name);
-        case Flavor::tuple: return has(kTupleAttributes, name);
-        case Flavor::range: return has(kRangeAttributes, name);
-        default: return has(kViewAttributes, name);
+        case Flavor::list:
+          return has(kListAttributes, name);
+        case Flavor::tuple:
+          return has(kTupleAttributes, name);
+        case Flavor::range:
+          return has(kRangeAttributes, name);
+        default:
+          return has(kViewAttributes, name);
       }
-    default: return false;
+    default:
+      return false;
   }
 }
 

@@ -18,17 +18,19 @@ struct Arguments {
   std::vector<std::pair<std::string, Value>> keywords;
 };
 
-// Arguments given to a function's parameters, by place or by name. Fails, as Python's call would, for too many, unknown
-// or repeated ones and for a required one that is missing.
+// Arguments given to a function's parameters, by place or by name. Fails, as Python's call would, for too
+// many, unknown or repeated ones and for a required one that is missing.
 class Parameters {
  public:
   // Of `names` the first `required` must be given.
-  Parameters(std::string_view function, const Arguments& arguments, std::initializer_list<std::string_view> names,
-             size_t required);
+  Parameters(std::string_view function, const Arguments& arguments,
+             std::initializer_list<std::string_view> names, size_t required);
 
   bool has(size_t index) const { return values_[index] != nullptr; }
   const Value& at(size_t index) const { return *values_[index]; }
-  Value value_or(size_t index, Value otherwise) const { return has(index) ? at(index) : std::move(otherwise); }
+  Value value_or(size_t index, Value otherwise) const {
+    return has(index) ? at(index) : std::move(otherwise);
+  }
   bool truth_or(size_t index, bool otherwise) const { return has(index) ? truth(at(index)) : otherwise; }
   // None counts as not given.
   bool given(size_t index) const { return has(index) && !at(index).is_none(); }
@@ -61,14 +63,15 @@ using Filter = Value (*)(Heap& heap, const Value& value, const Arguments& argume
 Filter find_scalar_filter(std::string_view name);
 Filter find_sequence_filter(std::string_view name);
 
-// --- attributes, items and methods, with jinja2's order: value.name prefers Python's attribute, value[key] the item.
+// --- attributes, items and methods, with jinja2's order: value.name prefers Python's attribute, value[key]
+// the item.
 
 Value get_attribute(Heap& heap, const Value& value, const Value& name);
 Value get_item(Heap& heap, const Value& value, const Value& key);
 // value[start:stop:step]; each bound may be None.
 Value get_slice(Heap& heap, const Value& value, const Value& start, const Value& stop, const Value& step);
-// "a.b.0" as map, sort and others take it; a path of None is the value itself. `otherwise`, unless None, stands in for what
-// is undefined on the way.
+// "a.b.0" as map, sort and others take it; a path of None is the value itself. `otherwise`, unless None,
+// stands in for what is undefined on the way.
 Value get_path(Heap& heap, const Value& value, const Value& path, const Value& otherwise = Value::none());
 // Whether Python's type has this attribute, which then hides a key of that name.
 bool has_python_attribute(const Value& value, std::string_view name);
@@ -88,7 +91,8 @@ std::string escape(Heap& heap, const Value& value);
 std::string text_for(Heap& heap, const Value& value, bool in_markup);
 
 // str.replace; count < 0 replaces all.
-std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to, int64_t count);
+std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to,
+                         int64_t count);
 std::string pad_text(Heap& heap, std::string_view text, std::string_view fill, int64_t before, int64_t after);
 
 // int(text, base) and float(text); false where Python raises ValueError.

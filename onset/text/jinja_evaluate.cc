@@ -9,9 +9,12 @@ namespace onset::jinja {
 Value Interpreter::evaluate(const Expression& expression, const ScopePointer& scope) {
   heap_.work();
   switch (expression.kind) {
-    case ExpressionKind::constant: return expression.value;
-    case ExpressionKind::variable: return lookup(expression.name, *scope);
-    default: return evaluate_deep(expression, scope);
+    case ExpressionKind::constant:
+      return expression.value;
+    case ExpressionKind::variable:
+      return lookup(expression.name, *scope);
+    default:
+      return evaluate_deep(expression, scope);
   }
 }
 
@@ -21,25 +24,41 @@ Value Interpreter::evaluate_deep(const Expression& expression, const ScopePointe
   line_ = expression.line;
   switch (expression.kind) {
     case ExpressionKind::list:
-    case ExpressionKind::tuple: return evaluate_items(expression, scope);
-    case ExpressionKind::dictionary: return evaluate_dictionary(expression, scope);
+    case ExpressionKind::tuple:
+      return evaluate_items(expression, scope);
+    case ExpressionKind::dictionary:
+      return evaluate_dictionary(expression, scope);
     case ExpressionKind::attribute:
-    case ExpressionKind::item: return evaluate_attribute(expression, scope);
-    case ExpressionKind::slice: return evaluate_slice(expression, scope);
-    case ExpressionKind::call: return evaluate_call(expression, scope, nullptr);
-    case ExpressionKind::filter: return evaluate_filter(expression, scope);
-    case ExpressionKind::test: return evaluate_test(expression, scope);
-    case ExpressionKind::negative: return negate(evaluate(*expression.operands[0], scope));
-    case ExpressionKind::positive: return plus(evaluate(*expression.operands[0], scope));
-    case ExpressionKind::logical_not: return Value::boolean(!truth(evaluate(*expression.operands[0], scope)));
+    case ExpressionKind::item:
+      return evaluate_attribute(expression, scope);
+    case ExpressionKind::slice:
+      return evaluate_slice(expression, scope);
+    case ExpressionKind::call:
+      return evaluate_call(expression, scope, nullptr);
+    case ExpressionKind::filter:
+      return evaluate_filter(expression, scope);
+    case ExpressionKind::test:
+      return evaluate_test(expression, scope);
+    case ExpressionKind::negative:
+      return negate(evaluate(*expression.operands[0], scope));
+    case ExpressionKind::positive:
+      return plus(evaluate(*expression.operands[0], scope));
+    case ExpressionKind::logical_not:
+      return Value::boolean(!truth(evaluate(*expression.operands[0], scope)));
     case ExpressionKind::logical_and:
-    case ExpressionKind::logical_or: return evaluate_logical(expression, scope);
-    case ExpressionKind::arithmetic: return evaluate_arithmetic(expression, scope);
-    case ExpressionKind::concatenate: return evaluate_concatenation(expression, scope);
-    case ExpressionKind::comparison: return evaluate_comparison(expression, scope);
-    case ExpressionKind::conditional: return evaluate_conditional(expression, scope);
+    case ExpressionKind::logical_or:
+      return evaluate_logical(expression, scope);
+    case ExpressionKind::arithmetic:
+      return evaluate_arithmetic(expression, scope);
+    case ExpressionKind::concatenate:
+      return evaluate_concatenation(expression, scope);
+    case ExpressionKind::comparison:
+      return evaluate_comparison(expression, scope);
+    case ExpressionKind::conditional:
+      return evaluate_conditional(expression, scope);
     case ExpressionKind::constant:
-    case ExpressionKind::variable: break;
+    case ExpressionKind::variable:
+      break;
   }
   return {};
 }
@@ -48,7 +67,8 @@ Value Interpreter::evaluate_items(const Expression& expression, const ScopePoint
   std::vector<Value> items;
   items.reserve(expression.operands.size());
   for (const auto& operand : expression.operands) items.push_back(evaluate(*operand, scope));
-  return heap_.sequence(expression.kind == ExpressionKind::list ? Flavor::list : Flavor::tuple, std::move(items));
+  return heap_.sequence(expression.kind == ExpressionKind::list ? Flavor::list : Flavor::tuple,
+                        std::move(items));
 }
 
 Value Interpreter::evaluate_dictionary(const Expression& expression, const ScopePointer& scope) {
@@ -127,14 +147,30 @@ Value Interpreter::evaluate_comparison(const Expression& expression, const Scope
     Value right = evaluate(*expression.operands[i + 1], scope);
     bool holds = false;
     switch (expression.operators[i]) {
-      case Operator::equal: holds = equal(heap_, left, right); break;
-      case Operator::not_equal: holds = !equal(heap_, left, right); break;
-      case Operator::less: holds = compare(heap_, Comparison::less, left, right); break;
-      case Operator::less_equal: holds = compare(heap_, Comparison::less_equal, left, right); break;
-      case Operator::greater: holds = compare(heap_, Comparison::greater, left, right); break;
-      case Operator::greater_equal: holds = compare(heap_, Comparison::greater_equal, left, right); break;
-      case Operator::in: holds = contains(heap_, right, left); break;
-      default: holds = !contains(heap_, right, left); break;
+      case Operator::equal:
+        holds = equal(heap_, left, right);
+        break;
+      case Operator::not_equal:
+        holds = !equal(heap_, left, right);
+        break;
+      case Operator::less:
+        holds = compare(heap_, Comparison::less, left, right);
+        break;
+      case Operator::less_equal:
+        holds = compare(heap_, Comparison::less_equal, left, right);
+        break;
+      case Operator::greater:
+        holds = compare(heap_, Comparison::greater, left, right);
+        break;
+      case Operator::greater_equal:
+        holds = compare(heap_, Comparison::greater_equal, left, right);
+        break;
+      case Operator::in:
+        holds = contains(heap_, right, left);
+        break;
+      default:
+        holds = !contains(heap_, right, left);
+        break;
     }
     if (!holds) return Value::boolean(false);
     left = std::move(right);
@@ -165,7 +201,8 @@ Arguments Interpreter::evaluate_arguments(const CallArguments* arguments, const 
   Arguments out;
   if (arguments == nullptr) return out;
   for (const auto& argument : arguments->positional) out.positional.push_back(evaluate(*argument, scope));
-  for (const auto& [name, argument] : arguments->keywords) out.keywords.emplace_back(name, evaluate(*argument, scope));
+  for (const auto& [name, argument] : arguments->keywords)
+    out.keywords.emplace_back(name, evaluate(*argument, scope));
   if (arguments->spread_positional) {
     for (Value& value : to_items(heap_, evaluate(*arguments->spread_positional, scope))) {
       out.positional.push_back(std::move(value));
@@ -190,7 +227,8 @@ Arguments Interpreter::evaluate_arguments(const CallArguments* arguments, const 
 
 // --- calls
 
-Value Interpreter::evaluate_call(const Expression& expression, const ScopePointer& scope, const Value* caller) {
+Value Interpreter::evaluate_call(const Expression& expression, const ScopePointer& scope,
+                                 const Value* caller) {
   const Value callee = evaluate(*expression.operands[0], scope);
   Arguments arguments = evaluate_arguments(expression.arguments.get(), scope);
   if (caller != nullptr) arguments.keywords.emplace_back("caller", *caller);
@@ -200,7 +238,8 @@ Value Interpreter::evaluate_call(const Expression& expression, const ScopePointe
 
 Value Interpreter::call(const Value& callee, const Arguments& arguments) {
   switch (callee.kind()) {
-    case Kind::macro: return call_macro(callee.object<MacroObject>(), arguments);
+    case Kind::macro:
+      return call_macro(callee.object<MacroObject>(), arguments);
     case Kind::function: {
       const auto& function = callee.object<FunctionObject>();
       if (function.self.is_undefined()) return call_global(function.name, arguments);
@@ -219,7 +258,9 @@ Value Interpreter::call(const Value& callee, const Arguments& arguments) {
       run_loop(*loop.statement, parameters.at(0), loop.depth0 + 1, *loop.outer, out);
       return heap_.text(out.take());
     }
-    default: require_defined(callee); fail("'{}' object is not callable", type_name(callee));
+    default:
+      require_defined(callee);
+      fail("'{}' object is not callable", type_name(callee));
   }
 }
 
@@ -269,7 +310,8 @@ void Interpreter::bind_parameters(const Macro& macro, const Arguments& arguments
   } else if (given > count) {
     fail("macro '{}' takes not more than {} argument(s)", macro.name, count);
   }
-  // Defaults see the parameters, whatever their order; a parameter without a value hides outer variables of its name.
+  // Defaults see the parameters, whatever their order; a parameter without a value hides outer variables of
+  // its name.
   for (size_t i = 0; i < count; ++i) {
     const auto& [name, text] = macro.parameters[i];
     const auto at = std::find_if(scope->variables.begin(), scope->variables.end(),
@@ -298,7 +340,8 @@ Table Interpreter::table_of(std::string_view function, const Arguments& argument
     Iterator pairs(heap_, source);
     for (Value pair; pairs.next(pair);) {
       const std::vector<Value> parts = to_items(heap_, pair);
-      if (parts.size() != 2) fail("dictionary update sequence element has length {}; 2 is required", parts.size());
+      if (parts.size() != 2)
+        fail("dictionary update sequence element has length {}; 2 is required", parts.size());
       if (table.size() % 1024 == 1023) heap_.check_room(table.size() * (2 * sizeof(Value) + 48));
       table.set(heap_, parts[0], parts[1]);
     }
@@ -321,12 +364,15 @@ Value Interpreter::call_global(std::string_view name, const Arguments& arguments
     Table table = table_of("namespace", arguments);
     for (const auto& [key, value] : table.entries()) {
       if (key.is_text() && key.as_text().starts_with('_')) {
-        fail("Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{}'. Please rename "
-             "the attribute.",
-             key.as_text());
+        fail(
+            "Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{}'. Please "
+            "rename "
+            "the attribute.",
+            key.as_text());
       }
     }
-    auto object = heap_.make<NamespaceObject>(sizeof(NamespaceObject) + 64 + table.size() * (2 * sizeof(Value) + 48));
+    auto object =
+        heap_.make<NamespaceObject>(sizeof(NamespaceObject) + 64 + table.size() * (2 * sizeof(Value) + 48));
     object->table = std::move(table);
     namespaces_.push_back(object);
     return Value(Kind::name_space, std::move(object));

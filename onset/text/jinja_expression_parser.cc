@@ -8,14 +8,6 @@
 namespace onset::jinja {
 namespace {
 
-// Levels of parentheses, blocks and unary operators in the source, and the longest branch of an expression's tree:
-// evaluation recurses as deep.
-constexpr int kMaxNesting = 150;
-
-[[noreturn]] void fail_deep(int line) {
-  throw Failure{Code::resource_exhausted, fmt::format("line {}: nested more than {} deep", line, kMaxNesting)};
-}
-
 using OperatorName = std::pair<std::string_view, Operator>;
 constexpr std::array<OperatorName, 2> kSums{{{"+", Operator::add}, {"-", Operator::subtract}}};
 constexpr std::array<OperatorName, 4> kProducts{{{"*", Operator::multiply},
@@ -39,128 +31,7 @@ const Operator* find_operator(const Token& token, const Operators& operators) {
   return nullptr;
 }
 
-ExpressionPointer make(ExpressionKind kind, int line) {
-  auto node = std::make_unique<Expression>();
-  node->kind = kind;
-  node->line = line;
-  return node;
-}
-
 }  // namespace
-
-ExpressionParser::ExpressionParser(std::string_view source)
-    : tokens_(tokenize(source)), program_(std::make_shared<Program>()) {
-  program_->loop = intern("loop");
-  program_->caller = intern("caller");
-  program_->varargs = intern("varargs");
-  program_->keywords = intern("kwargs");
-}
-
-std::shared_ptr<const Program> ExpressionParser::finish() {
-  const auto first = std::min_element(unknown_.begin(), unknown_.end(),
-                                      [](const Unknown& a, const Unknown& b) { return a.line < b.line; });
-  if (first != unknown_.end()) {
-    throw Failure{first->in_jinja ? Code::unsupported : Code::invalid_argument,
-                  fmt::format("line {}: {}", first->line, first->message)};
-  }
-  return program_;
-}
-
-ExpressionParser::Nesting::Nesting(ExpressionParser& parser) : parser_(parser) {
-  if (parser_.nesting_ >= kMaxNesting) fail_deep(parser_.current().line);
-  ++parser_.nesting_;
-}
-
-// --- tokens
-
-Token ExpressionParser::take() {
-  return at_ + 1 < tokens_.size() ? std::move(tokens_[at_++]) : tokens_[at_];
-}
-
-void ExpressionParser::expect_symbol(std::string_view symbol) {
-  if (!skip_symbol(symbol)) fail_at(current().line, "expected token '{}', got '{}'", symbol, describe(current()));
-}
-
-void ExpressionParser::expect_word(std::string_view name) {
-  if (!skip_name(name)) fail_at(current().line, "expected token '{}', got '{}'", name, describe(current()));
-}
-
-Token ExpressionParser::expect(TokenKind kind) {
-  if (current().kind != kind) {
-    const std::string wanted = kind == TokenKind::name ? "name" : describe(Token{kind, 0, {}, 0, 0});
-    fail_at(current().line, "expected token '{}', got '{}'", wanted, describe(current()));
-  }
-  return take();
-}
-
-// --- names
-
-uint32_t ExpressionParser::intern(const std::string& name) {
-  const auto [at, added] = names_.emplace(name, static_cast<uint32_t>(program_->names.size()));
-  if (added) program_->names.push_back(name);
-  return at->second;
-}
-
-ExpressionParser::MacroScope ExpressionParser::end_macro() {
-  MacroScope scope = std::move(macros_.back());
-  macros_.pop_back();
-  return scope;
-}
-
-ExpressionPointer ExpressionParser::make_variable(const Token& token) {
-  auto node = make(ExpressionKind::variable, token.line);
-  node->name = intern(token.text);
-  for (MacroScope& scope : macros_) {
-    if (std::find(scope.stored.begin(), scope.stored.end(), node->name) != scope.stored.end()) continue;
-    scope.caller = scope.caller || node->name == program_->caller;
-    scope.varargs = scope.varargs || node->name == program_->varargs;
-    scope.keywords = scope.keywords || node->name == program_->keywords;
-  }
-  return node;
-}
-
-void ExpressionParser::note_stored(uint32_t name, int line) {
-  if (name == program_->loop && loops_ > 0) fail_at(line, "Can't assign to special loop variable in for-loop");
-  if (name != program_->caller && name != program_->varargs && name != program_->keywords) return;
-  for (MacroScope& scope : macros_) {
-    if (scope.stored.size() < 3) scope.stored.push_back(name);
-  }
-}
-
-void ExpressionParser::note_unknown(int line, const char* what, const std::string& name, bool in_jinja) {
-  if (unknown_.size() >= 1000) return;  // one is enough to refuse the template
-  unknown_.push_back({line, unknown_name(what, name), in_jinja, false});
-}
-
-void ExpressionParser::harden_unknown(size_t mark) {
-  for (size_t i = mark; i < unknown_.size(); ++i) unknown_[i].hard = true;
-}
-
-void ExpressionParser::forgive_unknown(size_t mark) {
-  const auto begin = unknown_.begin() + static_cast<ptrdiff_t>(std::min(mark, unknown_.size()));
-  unknown_.erase(std::remove_if(begin, unknown_.end(), [](const Unknown& entry) { return !entry.hard; }),
-                 unknown_.end());
-}
-
-// --- the tree
-
-void ExpressionParser::deepen(Expression& parent, int depth) {
-  parent.depth = std::max(parent.depth, depth + 1);
-  if (parent.depth > kMaxNesting) fail_deep(parent.line);
-}
-
-void ExpressionParser::adopt(Expression& parent, ExpressionPointer child) {
-  if (child) deepen(parent, child->depth);
-  parent.operands.push_back(std::move(child));
-}
-
-void ExpressionParser::adopt_arguments(Expression& parent, std::unique_ptr<CallArguments> arguments) {
-  for (const auto& argument : arguments->positional) deepen(parent, argument->depth);
-  for (const auto& [name, argument] : arguments->keywords) deepen(parent, argument->depth);
-  if (arguments->spread_positional) deepen(parent, arguments->spread_positional->depth);
-  if (arguments->spread_keywords) deepen(parent, arguments->spread_keywords->depth);
-  parent.arguments = std::move(arguments);
-}
 
 // --- expressions, from the loosest binding to the tightest
 
@@ -238,7 +109,8 @@ ExpressionPointer ExpressionParser::parse_compare() {
 
 // operand (operator operand)*, all of one precedence, from left to right.
 template <typename Operators>
-ExpressionPointer ExpressionParser::parse_chain(ExpressionKind kind, ExpressionPointer (ExpressionParser::*operand)(),
+ExpressionPointer ExpressionParser::parse_chain(ExpressionKind kind,
+                                                ExpressionPointer (ExpressionParser::*operand)(),
                                                 const Operators& operators) {
   ExpressionPointer first = (this->*operand)();
   if (find_operator(current(), operators) == nullptr) return first;
@@ -316,7 +188,8 @@ ExpressionPointer ExpressionParser::parse_primary() {
     case TokenKind::real: {
       const Token token = take();
       auto node = make(ExpressionKind::constant, line);
-      node->value = token.kind == TokenKind::integer ? Value::integer(token.integer) : Value::real(token.real);
+      node->value =
+          token.kind == TokenKind::integer ? Value::integer(token.integer) : Value::real(token.real);
       return node;
     }
     default:
@@ -328,8 +201,8 @@ ExpressionPointer ExpressionParser::parse_primary() {
 }
 
 bool ExpressionParser::at_tuple_end(std::string_view end_name) const {
-  return current().kind == TokenKind::variable_end || current().kind == TokenKind::block_end || at_symbol(")") ||
-         (!end_name.empty() && at_name(end_name));
+  return current().kind == TokenKind::variable_end || current().kind == TokenKind::block_end ||
+         at_symbol(")") || (!end_name.empty() && at_name(end_name));
 }
 
 ExpressionPointer ExpressionParser::parse_tuple(bool with_conditional, std::string_view end_name) {
@@ -454,7 +327,8 @@ ExpressionPointer ExpressionParser::parse_subscript(ExpressionPointer node) {
     adopt(*out, std::move(first));
   }
   if (is_slice && at_symbol(",")) {
-    throw Failure{Code::unsupported, fmt::format("line {}: slices in several dimensions are not supported", line)};
+    throw Failure{Code::unsupported,
+                  fmt::format("line {}: slices in several dimensions are not supported", line)};
   }
   expect_symbol("]");
   return out;
@@ -492,7 +366,8 @@ std::unique_ptr<CallArguments> ExpressionParser::parse_arguments() {
       take();
       const bool is_repeated = std::any_of(arguments->keywords.begin(), arguments->keywords.end(),
                                            [&](const auto& keyword) { return keyword.first == name; });
-      if (is_repeated || arguments->keywords.size() >= 1000) fail_at(line, "keyword argument repeated: {}", name);
+      if (is_repeated || arguments->keywords.size() >= 1000)
+        fail_at(line, "keyword argument repeated: {}", name);
       arguments->keywords.emplace_back(std::move(name), parse_expression());
     } else {
       require(!arguments->spread_positional && !arguments->spread_keywords && arguments->keywords.empty());
@@ -532,8 +407,9 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer operand) {
   if (!is_test(node->text)) note_unknown(line, "test", node->text, false);
   adopt(*node, std::move(operand));
   const TokenKind kind = current().kind;
-  const bool begins_operand = kind == TokenKind::name || kind == TokenKind::text || kind == TokenKind::integer ||
-                              kind == TokenKind::real || at_symbol("[") || at_symbol("{");
+  const bool begins_operand = kind == TokenKind::name || kind == TokenKind::text ||
+                              kind == TokenKind::integer || kind == TokenKind::real || at_symbol("[") ||
+                              at_symbol("{");
   if (at_symbol("(")) {
     adopt_arguments(*node, parse_arguments());
   } else if (begins_operand && !at_name("else") && !at_name("or") && !at_name("and")) {
@@ -552,7 +428,8 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer operand) {
 
 uint32_t ExpressionParser::parse_target_name(std::string* text) {
   const Token token = expect(TokenKind::name);
-  static constexpr std::array<std::string_view, 6> kConstants{"true", "false", "none", "True", "False", "None"};
+  static constexpr std::array<std::string_view, 6> kConstants{"true", "false", "none",
+                                                              "True", "False", "None"};
   if (std::find(kConstants.begin(), kConstants.end(), token.text) != kConstants.end()) {
     fail_at(token.line, "can't assign to '{}'", token.text);
   }

@@ -1,6 +1,7 @@
 // The half of the parser that knows tokens, names and expressions; jinja_parser.cc has the statements.
 //
-// Both follow jinja2's recursive-descent grammar rule by rule (jinja2/parser.py names the rules the same way).
+// Both follow jinja2's recursive-descent grammar rule by rule (jinja2/parser.py names the rules the same
+// way).
 #pragma once
 
 #include <algorithm>
@@ -63,8 +64,8 @@ class ExpressionParser {
   void begin_loop() { ++loops_; }
   void end_loop() { --loops_; }
 
-  // A filter or test that does not exist makes jinja2 refuse the template, but inside an `if` only once it runs. What was
-  // met since unknown_mark() is one or the other.
+  // A filter or test that does not exist makes jinja2 refuse the template, but inside an `if` only once it
+  // runs. What was met since unknown_mark() is one or the other.
   size_t unknown_mark() const { return unknown_.size(); }
   void harden_unknown(size_t mark);
   void forgive_unknown(size_t mark);
@@ -99,6 +100,7 @@ class ExpressionParser {
   bool at_tuple_end(std::string_view end_name) const;
 
   uint32_t intern(const std::string& name);
+  static ExpressionPointer make(ExpressionKind kind, int line);
   void adopt(Expression& parent, ExpressionPointer child);
   void deepen(Expression& parent, int depth);
   void adopt_arguments(Expression& parent, std::unique_ptr<CallArguments> arguments);

@@ -24,7 +24,9 @@ struct Spec {
   char type = '\0';
 };
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 // Digits from `at`, which moves behind them; -1 if there are none.
 int64_t take_integer(std::string_view text, size_t& at) {
@@ -81,16 +83,22 @@ std::string group_digits(std::string_view digits, char separator, size_t each) {
   return out;
 }
 
-std::string align(Heap& heap, const Spec& spec, std::string_view sign, std::string_view body, char otherwise) {
+std::string align(Heap& heap, const Spec& spec, std::string_view sign, std::string_view body,
+                  char otherwise) {
   const char where = spec.align == '\0' ? otherwise : spec.align;
-  const int64_t missing = spec.width - static_cast<int64_t>(count_code_points(sign) + count_code_points(body));
+  const int64_t missing =
+      spec.width - static_cast<int64_t>(count_code_points(sign) + count_code_points(body));
   if (missing <= 0) return std::string(sign) + std::string(body);
   const std::string whole = std::string(sign) + std::string(body);
   switch (where) {
-    case '<': return pad_text(heap, whole, spec.fill, 0, missing);
-    case '^': return pad_text(heap, whole, spec.fill, missing / 2, missing - missing / 2);
-    case '=': return std::string(sign) + pad_text(heap, body, spec.fill, missing, 0);
-    default: return pad_text(heap, whole, spec.fill, missing, 0);
+    case '<':
+      return pad_text(heap, whole, spec.fill, 0, missing);
+    case '^':
+      return pad_text(heap, whole, spec.fill, missing / 2, missing - missing / 2);
+    case '=':
+      return std::string(sign) + pad_text(heap, body, spec.fill, missing, 0);
+    default:
+      return pad_text(heap, whole, spec.fill, missing, 0);
   }
 }
 
@@ -105,10 +113,21 @@ std::string format_integer(Heap& heap, const Spec& spec, int64_t value) {
   int base = 10;
   std::string prefix;
   switch (spec.type) {
-    case 'x': case 'X': base = 16; prefix = spec.type == 'x' ? "0x" : "0X"; break;
-    case 'o': base = 8; prefix = "0o"; break;
-    case 'b': base = 2; prefix = "0b"; break;
-    default: break;
+    case 'x':
+    case 'X':
+      base = 16;
+      prefix = spec.type == 'x' ? "0x" : "0X";
+      break;
+    case 'o':
+      base = 8;
+      prefix = "0o";
+      break;
+    case 'b':
+      base = 2;
+      prefix = "0b";
+      break;
+    default:
+      break;
   }
   char buffer[72];
   const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), magnitude, base);
@@ -134,13 +153,14 @@ std::string format_real(Heap& heap, const Spec& spec, double value) {
     digits = real_repr(magnitude);
   } else {
     const auto style = kind == 'f' || spec.type == '%' ? std::chars_format::fixed
-                       : kind == 'e'                  ? std::chars_format::scientific
-                                                      : std::chars_format::general;
+                       : kind == 'e'                   ? std::chars_format::scientific
+                                                       : std::chars_format::general;
     int precision = static_cast<int>(spec.precision < 0 ? 6 : spec.precision);
     if (style == std::chars_format::general) precision = std::max(precision, 1);
     digits.resize(400 + static_cast<size_t>(precision));
     const double scaled = spec.type == '%' ? magnitude * 100 : magnitude;
-    const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), scaled, style, precision);
+    const auto [end, error] =
+        std::to_chars(digits.data(), digits.data() + digits.size(), scaled, style, precision);
     (void)error;  // 309 digits, the precision and an exponent fit
     digits.resize(static_cast<size_t>(end - digits.data()));
     if (spec.type == '\0' && digits.find_first_of(".e") == std::string::npos) digits += ".0";
@@ -155,7 +175,8 @@ std::string format_real(Heap& heap, const Spec& spec, double value) {
 }
 
 std::string format_text(Heap& heap, const Spec& spec, std::string_view text) {
-  if (spec.precision >= 0) text = text.substr(0, byte_of_code_point(text, static_cast<size_t>(spec.precision)));
+  if (spec.precision >= 0)
+    text = text.substr(0, byte_of_code_point(text, static_cast<size_t>(spec.precision)));
   return align(heap, spec, "", text, '<');
 }
 
@@ -163,10 +184,13 @@ std::string format_text(Heap& heap, const Spec& spec, std::string_view text) {
 std::string format_value(Heap& heap, const Value& value, std::string_view text) {
   if (text.empty()) return to_text(heap, value);
   const Spec spec = parse_spec(text);
-  const bool is_integer_type = spec.type != '\0' && std::string_view("bcdoxXn").find(spec.type) != std::string_view::npos;
-  const bool is_real_type = spec.type != '\0' && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
+  const bool is_integer_type =
+      spec.type != '\0' && std::string_view("bcdoxXn").find(spec.type) != std::string_view::npos;
+  const bool is_real_type =
+      spec.type != '\0' && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
   if (value.is_text()) {
-    if (spec.type != '\0' && spec.type != 's') fail("Unknown format code '{}' for object of type 'str'", spec.type);
+    if (spec.type != '\0' && spec.type != 's')
+      fail("Unknown format code '{}' for object of type 'str'", spec.type);
     if (spec.align == '=') fail("'=' alignment not allowed in string format specifier");
     if (spec.sign != '-' || spec.grouping != '\0') fail("Invalid format specifier for a text");
     return format_text(heap, spec, value.as_text());
@@ -205,7 +229,8 @@ class PercentFormatter {
       if (percent < format_.size()) directive();
     }
     // A mapping need not be used up; for Python lists and undefined values are mappings here.
-    const bool is_mapping = values_.is_dictionary() || values_.is_undefined() || (values_.is_sequence() && !is_tuple_);
+    const bool is_mapping =
+        values_.is_dictionary() || values_.is_undefined() || (values_.is_sequence() && !is_tuple_);
     const size_t given = is_tuple_ ? values_.as_sequence().items.size() : 1;
     if (!is_mapping && used_ < given) fail("not all arguments converted during string formatting");
     return out_.take();
@@ -290,25 +315,40 @@ class PercentFormatter {
         spec.align = '=';
       }
       require_defined(value);
-      if (!value.is_number()) fail("%{} format: a real number is required, not {}", spec.type, type_name(value));
+      if (!value.is_number())
+        fail("%{} format: a real number is required, not {}", spec.type, type_name(value));
     };
     switch (spec.type) {
-      case 's': return out_.append(format_text(heap_, spec, text_for(heap_, value, markup_)));
-      case 'r': return out_.append(format_text(heap_, spec, repr(heap_, value)));
-      case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
+      case 's':
+        return out_.append(format_text(heap_, spec, text_for(heap_, value, markup_)));
+      case 'r':
+        return out_.append(format_text(heap_, spec, repr(heap_, value)));
+      case 'd':
+      case 'i':
+      case 'u':
+      case 'x':
+      case 'X':
+      case 'o':
         number();
         if (value.kind() == Kind::real && (spec.type == 'x' || spec.type == 'X' || spec.type == 'o')) {
           fail("%{} format: an integer is required, not float", spec.type);
         }
         return out_.append(format_integer(
             heap_, spec, value.kind() == Kind::real ? truncate(value.as_real()) : value.as_integer()));
-      case 'e': case 'E': case 'f': case 'F': case 'g': case 'G':
+      case 'e':
+      case 'E':
+      case 'f':
+      case 'F':
+      case 'g':
+      case 'G':
         number();
         return out_.append(format_real(heap_, spec, value.as_real()));
       case 'c':
-        if (value.is_text() && length(value) == 1) return out_.append(format_text(heap_, spec, value.as_text()));
+        if (value.is_text() && length(value) == 1)
+          return out_.append(format_text(heap_, spec, value.as_text()));
         [[fallthrough]];
-      default: fail("unsupported format character '{}'", spec.type);
+      default:
+        fail("unsupported format character '{}'", spec.type);
     }
   }
 

@@ -21,7 +21,9 @@ int checked_depth(int depth) {
   return depth;
 }
 
-size_t hash_of_text(std::string_view text) { return std::hash<std::string_view>()(text); }
+size_t hash_of_text(std::string_view text) {
+  return std::hash<std::string_view>()(text);
+}
 
 // The value's own object, filled, but counted by no heap.
 template <typename T>
@@ -41,13 +43,15 @@ void Heap::out_of_steps() const {
 
 void Heap::check_room(size_t bytes) {
   if (bytes > limits_.memory_bytes || live_bytes_ > limits_.memory_bytes - bytes) {
-    throw Failure{Code::resource_exhausted, fmt::format("needs more than {} bytes of memory", limits_.memory_bytes)};
+    throw Failure{Code::resource_exhausted,
+                  fmt::format("needs more than {} bytes of memory", limits_.memory_bytes)};
   }
 }
 
 void Heap::check_text(size_t bytes) {
   if (bytes > limits_.text_bytes) {
-    throw Failure{Code::resource_exhausted, fmt::format("makes a text of more than {} bytes", limits_.text_bytes)};
+    throw Failure{Code::resource_exhausted,
+                  fmt::format("makes a text of more than {} bytes", limits_.text_bytes)};
   }
   check_room(bytes);
   work_on(bytes);
@@ -137,16 +141,21 @@ Value Heap::from_json(const nlohmann::ordered_json& json, int depth) {
     return constant_text(text);
   };
   switch (json.type()) {
-    case nlohmann::ordered_json::value_t::null: return Value::none();
-    case nlohmann::ordered_json::value_t::boolean: return Value::boolean(json.get<bool>());
-    case nlohmann::ordered_json::value_t::number_integer: return Value::integer(json.get<int64_t>());
+    case nlohmann::ordered_json::value_t::null:
+      return Value::none();
+    case nlohmann::ordered_json::value_t::boolean:
+      return Value::boolean(json.get<bool>());
+    case nlohmann::ordered_json::value_t::number_integer:
+      return Value::integer(json.get<int64_t>());
     case nlohmann::ordered_json::value_t::number_unsigned: {
       const auto number = json.get<uint64_t>();
       if (number > static_cast<uint64_t>(INT64_MAX)) return Value::real(static_cast<double>(number));
       return Value::integer(static_cast<int64_t>(number));
     }
-    case nlohmann::ordered_json::value_t::number_float: return Value::real(json.get<double>());
-    case nlohmann::ordered_json::value_t::string: return text_of(json.get_ref<const std::string&>());
+    case nlohmann::ordered_json::value_t::number_float:
+      return Value::real(json.get<double>());
+    case nlohmann::ordered_json::value_t::string:
+      return text_of(json.get_ref<const std::string&>());
     case nlohmann::ordered_json::value_t::array: {
       auto object = uncounted<SequenceObject>();
       object->items.reserve(json.size());
@@ -164,7 +173,8 @@ Value Heap::from_json(const nlohmann::ordered_json& json, int depth) {
       ++object->depth;
       return Value(Kind::dictionary, std::move(object));
     }
-    default: fail("the variables hold binary data, which templates cannot use");
+    default:
+      fail("the variables hold binary data, which templates cannot use");
   }
 }
 
@@ -173,9 +183,11 @@ Value Heap::from_json(const nlohmann::ordered_json& json, int depth) {
 size_t hash_of(Heap& heap, const Value& value) {
   heap.work();
   switch (value.kind()) {
-    case Kind::none: return 0x9e3779b97f4a7c15u;
+    case Kind::none:
+      return 0x9e3779b97f4a7c15u;
     case Kind::boolean:
-    case Kind::integer: return std::hash<int64_t>()(value.as_integer());
+    case Kind::integer:
+      return std::hash<int64_t>()(value.as_integer());
     case Kind::real: {
       // Equal numbers hash alike: 1 == 1.0 == true.
       const double real = value.as_real();
@@ -184,7 +196,9 @@ size_t hash_of(Heap& heap, const Value& value) {
       }
       return std::hash<double>()(real);
     }
-    case Kind::text: heap.work_on(value.as_text().size()); return hash_of_text(value.as_text());
+    case Kind::text:
+      heap.work_on(value.as_text().size());
+      return hash_of_text(value.as_text());
     case Kind::sequence: {
       const SequenceObject& sequence = value.as_sequence();
       if (sequence.flavor != Flavor::tuple && sequence.flavor != Flavor::range) break;
@@ -192,10 +206,13 @@ size_t hash_of(Heap& heap, const Value& value) {
       for (const Value& item : sequence.items) hash = hash * 1'000'003u ^ hash_of(heap, item);
       return hash;
     }
-    case Kind::dictionary: break;
+    case Kind::dictionary:
+      break;
     case Kind::undefined:
-    case Kind::missing: return 1;
-    default: return std::hash<const void*>()(value.pointer().get());
+    case Kind::missing:
+      return 1;
+    default:
+      return std::hash<const void*>()(value.pointer().get());
   }
   fail("unhashable type: '{}'", type_name(value));
 }

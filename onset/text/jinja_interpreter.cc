@@ -6,7 +6,9 @@
 
 namespace onset::jinja {
 
-std::string macro_name(const Value& value) { return value.object<MacroObject>().macro->name; }
+std::string macro_name(const Value& value) {
+  return value.object<MacroObject>().macro->name;
+}
 
 Interpreter::Interpreter(const Program& program, const Limits& limits, std::optional<std::tm> now)
     : heap_(limits), program_(program), now_(now) {
@@ -14,8 +16,8 @@ Interpreter::Interpreter(const Program& program, const Limits& limits, std::opti
 }
 
 Interpreter::~Interpreter() {
-  // Namespaces and the scopes of macros can hold themselves: empty them one by one, while these lists still hold all of
-  // them, so that no chain of them dies recursively.
+  // Namespaces and the scopes of macros can hold themselves: empty them one by one, while these lists still
+  // hold all of them, so that no chain of them dies recursively.
   block_text_ = Value();
   for (const auto& scope : captured_) scope->variables.clear();
   for (const auto& name_space : namespaces_) name_space->table.clear();
@@ -23,8 +25,8 @@ Interpreter::~Interpreter() {
 }
 
 std::string Interpreter::run(const nlohmann::ordered_json& variables) {
-  static constexpr std::string_view kGlobals[] = {"range",  "dict",    "namespace", "raise_exception", "strftime_now",
-                                                  "cycler", "joiner", "lipsum"};
+  static constexpr std::string_view kGlobals[] = {"range",        "dict",   "namespace", "raise_exception",
+                                                  "strftime_now", "cycler", "joiner",    "lipsum"};
   for (const std::string& name : program_.names) {
     Value value = Value::missing();
     if (const auto found = variables.find(name); found != variables.end()) {
@@ -93,16 +95,20 @@ void Interpreter::store(uint32_t name, Value value, Scope& scope) {
 
 void Interpreter::assign(const Target& target, const Value& value, const ScopePointer& scope) {
   switch (target.kind) {
-    case Target::Kind::variable: return store(target.name, value, *scope);
-    case Target::Kind::attribute: return assign_attribute(target, value, scope);
-    case Target::Kind::tuple: break;
+    case Target::Kind::variable:
+      return store(target.name, value, *scope);
+    case Target::Kind::attribute:
+      return assign_attribute(target, value, scope);
+    case Target::Kind::tuple:
+      break;
   }
   if (!is_iterable(value)) fail("cannot unpack non-iterable {} object", type_name(value));
   Iterator items(heap_, value);
   std::vector<Value> parts;
   for (Value item; parts.size() < target.items.size() && items.next(item);) parts.push_back(std::move(item));
   const size_t expected = target.items.size();
-  if (parts.size() < expected) fail("not enough values to unpack (expected {}, got {})", expected, parts.size());
+  if (parts.size() < expected)
+    fail("not enough values to unpack (expected {}, got {})", expected, parts.size());
   if (Value item; items.next(item)) fail("too many values to unpack (expected {})", expected);
   for (size_t i = 0; i < expected; ++i) assign(target.items[i], parts[i], scope);
 }
@@ -111,9 +117,11 @@ void Interpreter::assign_attribute(const Target& target, const Value& value, con
   const Value holder = lookup(target.name, *scope);
   if (holder.kind() != Kind::name_space) fail("cannot assign attribute on non-namespace object");
   if (target.attribute.starts_with('_')) {
-    fail("Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{}'. Please rename the "
-         "attribute.",
-         target.attribute);
+    fail(
+        "Chat templates cannot store underscore-prefixed attributes on a namespace, but got '{}'. Please "
+        "rename the "
+        "attribute.",
+        target.attribute);
   }
   auto& name_space = holder.object<NamespaceObject>();
   if (name_space.table.find(target.attribute) == nullptr) {
@@ -143,24 +151,40 @@ Interpreter::Flow Interpreter::execute(const Block& block, const ScopePointer& s
   return Flow::normal;
 }
 
-Interpreter::Flow Interpreter::execute_one(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
+Interpreter::Flow Interpreter::execute_one(const Statement& statement, const ScopePointer& scope,
+                                           TextBuilder& out) {
   switch (statement.kind) {
-    case StatementKind::text: out.append(statement.text); return Flow::normal;
-    case StatementKind::print: print(statement, scope, out); return Flow::normal;
-    case StatementKind::conditional: return execute_conditional(statement, scope, out);
+    case StatementKind::text:
+      out.append(statement.text);
+      return Flow::normal;
+    case StatementKind::print:
+      print(statement, scope, out);
+      return Flow::normal;
+    case StatementKind::conditional:
+      return execute_conditional(statement, scope, out);
     case StatementKind::loop:
       return run_loop(statement, evaluate(*statement.expressions[0], scope), 0, scope, out);
-    case StatementKind::assign: execute_assign(statement, scope); return Flow::normal;
-    case StatementKind::assign_block: return execute_assign_block(statement, scope);
+    case StatementKind::assign:
+      execute_assign(statement, scope);
+      return Flow::normal;
+    case StatementKind::assign_block:
+      return execute_assign_block(statement, scope);
     case StatementKind::macro:
       store(statement.targets[0].name, make_macro(*statement.macro, scope), *scope);
       return Flow::normal;
-    case StatementKind::call_block: execute_call_block(statement, scope, out); return Flow::normal;
-    case StatementKind::filter_block: return execute_filter_block(statement, scope, out);
-    case StatementKind::with: return execute_with(statement, scope, out);
-    case StatementKind::generation: return execute(statement.blocks[0], make_scope(scope), out);
-    case StatementKind::break_loop: return Flow::break_loop;
-    case StatementKind::continue_loop: return Flow::continue_loop;
+    case StatementKind::call_block:
+      execute_call_block(statement, scope, out);
+      return Flow::normal;
+    case StatementKind::filter_block:
+      return execute_filter_block(statement, scope, out);
+    case StatementKind::with:
+      return execute_with(statement, scope, out);
+    case StatementKind::generation:
+      return execute(statement.blocks[0], make_scope(scope), out);
+    case StatementKind::break_loop:
+      return Flow::break_loop;
+    case StatementKind::continue_loop:
+      return Flow::continue_loop;
   }
   return Flow::normal;
 }
@@ -212,7 +236,8 @@ Interpreter::Flow Interpreter::execute_filter_block(const Statement& statement, 
   return Flow::normal;
 }
 
-Interpreter::Flow Interpreter::execute_with(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
+Interpreter::Flow Interpreter::execute_with(const Statement& statement, const ScopePointer& scope,
+                                            TextBuilder& out) {
   const ScopePointer inner = make_scope(scope);
   for (size_t i = 0; i < statement.targets.size(); ++i) {
     assign(statement.targets[i], evaluate(*statement.expressions[i], scope), inner);
@@ -231,7 +256,8 @@ Value Interpreter::make_macro(const Macro& macro, const ScopePointer& scope) {
   return Value(Kind::macro, std::move(object));
 }
 
-void Interpreter::execute_call_block(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
+void Interpreter::execute_call_block(const Statement& statement, const ScopePointer& scope,
+                                     TextBuilder& out) {
   const Value caller = make_macro(*statement.macro, scope);
   append_text(heap_, evaluate_call(*statement.expressions[0], scope, &caller), out);
 }
@@ -247,7 +273,8 @@ Interpreter::Flow Interpreter::run_loop(const Statement& statement, const Value&
   loop->source = source;
   loop->items.emplace(heap_, source);
   loop->depth0 = depth0;
-  // However this loop is left, its object may live on: without items, and without what could hold the object itself.
+  // However this loop is left, its object may live on: without items, and without what could hold the object
+  // itself.
   struct End {
     LoopObject& loop;
     ~End() {

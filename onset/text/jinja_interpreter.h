@@ -16,7 +16,8 @@
 
 namespace onset::jinja {
 
-// The variables of a block: of the template (one place for each of its names), of one turn of a loop, or of a call.
+// The variables of a block: of the template (one place for each of its names), of one turn of a loop, or of a
+// call.
 struct Scope : Object {
   std::shared_ptr<Scope> parent;                      // none for the template's own
   std::vector<Value> by_name;                         // the template's: indexed by name
@@ -60,7 +61,8 @@ class Interpreter {
   using ScopePointer = std::shared_ptr<Scope>;
   enum class Flow { normal, break_loop, continue_loop };
 
-  // Counts one level of evaluation while it lives: of blocks in blocks, expressions in expressions, calls in calls.
+  // Counts one level of evaluation while it lives: of blocks in blocks, expressions in expressions, calls in
+  // calls.
   class Level {
    public:
     explicit Level(Interpreter& in) : in_(in) {
@@ -99,7 +101,8 @@ class Interpreter {
   Value filter_text(const Expression* filter, std::string text, const ScopePointer& scope);
 
   // --- loops
-  Flow run_loop(const Statement& statement, const Value& source, int64_t depth0, ScopePointer scope, TextBuilder& out);
+  Flow run_loop(const Statement& statement, const Value& source, int64_t depth0, ScopePointer scope,
+                TextBuilder& out);
   bool pull(LoopObject& loop, Value& out);
   bool pull_ahead(LoopObject& loop);
   bool loop_attribute(const Value& value, std::string_view name, Value& out);

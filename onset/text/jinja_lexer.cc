@@ -10,7 +10,9 @@
 namespace onset::jinja {
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 int hex_digit(char c) {
   if (is_digit(c)) return c - '0';
@@ -50,7 +52,9 @@ class Lexer {
     throw Failure{Code::invalid_argument, fmt::format("line {}: {}", line_, message)};
   }
 
-  bool starts_with(std::string_view text) const { return std::string_view(source_).substr(at_).starts_with(text); }
+  bool starts_with(std::string_view text) const {
+    return std::string_view(source_).substr(at_).starts_with(text);
+  }
 
   // Brings line_ to at_.
   void count_lines() {
@@ -64,7 +68,8 @@ class Lexer {
     return tokens_.emplace_back(Token{kind, line_, std::move(text)});
   }
 
-  // Whether what was read last ended with a line break: only then can a tag at once after it stand first on its line.
+  // Whether what was read last ended with a line break: only then can a tag at once after it stand first on
+  // its line.
   bool line_starting() const { return at_ == 0 || source_[at_ - 1] == '\n'; }
 
   void skip_space() {
@@ -121,7 +126,8 @@ class Lexer {
     after_block(sign);
   }
 
-  // What the end of a comment or block takes with it: all white space after -, else one line break unless after +.
+  // What the end of a comment or block takes with it: all white space after -, else one line break unless
+  // after +.
   void after_block(char sign) {
     if (sign == '-') {
       skip_space();
@@ -263,7 +269,8 @@ class Lexer {
     const auto [end, error] =
         std::from_chars(digits.data(), digits.data() + digits.size(), token.integer, base == 0 ? 10 : base);
     if (error != std::errc() || end != digits.data() + digits.size()) {
-      fail_here(fmt::format("the integer {} does not fit in 64 bits", source_.substr(at_, std::min<size_t>(at - at_, 40))));
+      fail_here(fmt::format("the integer {} does not fit in 64 bits",
+                            source_.substr(at_, std::min<size_t>(at - at_, 40))));
     }
     at_ = at;
   }
@@ -296,7 +303,8 @@ class Lexer {
     return true;
   }
 
-  // Python's .encode("ascii", "backslashreplace").decode("unicode-escape"), which is how jinja2 reads a literal.
+  // Python's .encode("ascii", "backslashreplace").decode("unicode-escape"), which is how jinja2 reads a
+  // literal.
   std::string unescape(std::string_view literal) {
     std::string out;
     for (size_t at = 0; at < literal.size();) {
@@ -307,19 +315,45 @@ class Lexer {
       const char c = literal[at + 1];  // a literal never ends with a lone backslash
       at += 2;
       switch (c) {
-        case '\n': break;
-        case '\\': case '\'': case '"': out.push_back(c); break;
-        case 'a': out.push_back('\a'); break;
-        case 'b': out.push_back('\b'); break;
-        case 'f': out.push_back('\f'); break;
-        case 'n': out.push_back('\n'); break;
-        case 'r': out.push_back('\r'); break;
-        case 't': out.push_back('\t'); break;
-        case 'v': out.push_back('\v'); break;
-        case 'x': append_hex(literal, at, 2, out); break;
-        case 'u': append_hex(literal, at, 4, out); break;
-        case 'U': append_hex(literal, at, 8, out); break;
-        case 'N': fail_here("character names (\\N{...}) in a string are not supported");
+        case '\n':
+          break;
+        case '\\':
+        case '\'':
+        case '"':
+          out.push_back(c);
+          break;
+        case 'a':
+          out.push_back('\a');
+          break;
+        case 'b':
+          out.push_back('\b');
+          break;
+        case 'f':
+          out.push_back('\f');
+          break;
+        case 'n':
+          out.push_back('\n');
+          break;
+        case 'r':
+          out.push_back('\r');
+          break;
+        case 't':
+          out.push_back('\t');
+          break;
+        case 'v':
+          out.push_back('\v');
+          break;
+        case 'x':
+          append_hex(literal, at, 2, out);
+          break;
+        case 'u':
+          append_hex(literal, at, 4, out);
+          break;
+        case 'U':
+          append_hex(literal, at, 8, out);
+          break;
+        case 'N':
+          fail_here("character names (\\N{...}) in a string are not supported");
         default:
           if (c >= '0' && c <= '7') {
             char32_t code = static_cast<char32_t>(c - '0');
@@ -328,7 +362,8 @@ class Lexer {
             }
             append_utf8(code, out);
           } else if (static_cast<unsigned char>(c) >= 0x80) {
-            // The backslash meets the one that stands for the character: both become the character's number, spelled out.
+            // The backslash meets the one that stands for the character: both become the character's number,
+            // spelled out.
             --at;
             const auto code = static_cast<uint32_t>(take_code_point(literal, at));
             out += code < 0x100     ? fmt::format("\\x{:02x}", code)
@@ -389,21 +424,34 @@ class Lexer {
 
 }  // namespace
 
-std::vector<Token> tokenize(std::string_view source) { return Lexer(source).run(); }
+std::vector<Token> tokenize(std::string_view source) {
+  return Lexer(source).run();
+}
 
 std::string describe(const Token& token) {
   switch (token.kind) {
-    case TokenKind::data: return "template data / text";
-    case TokenKind::variable_begin: return "begin of print statement";
-    case TokenKind::variable_end: return "end of print statement";
-    case TokenKind::block_begin: return "begin of statement block";
-    case TokenKind::block_end: return "end of statement block";
-    case TokenKind::name: return token.text;
-    case TokenKind::text: return "string";
-    case TokenKind::integer: return "integer";
-    case TokenKind::real: return "float";
-    case TokenKind::symbol: return token.text;
-    case TokenKind::end: return "end of template";
+    case TokenKind::data:
+      return "template data / text";
+    case TokenKind::variable_begin:
+      return "begin of print statement";
+    case TokenKind::variable_end:
+      return "end of print statement";
+    case TokenKind::block_begin:
+      return "begin of statement block";
+    case TokenKind::block_end:
+      return "end of statement block";
+    case TokenKind::name:
+      return token.text;
+    case TokenKind::text:
+      return "string";
+    case TokenKind::integer:
+      return "integer";
+    case TokenKind::real:
+      return "float";
+    case TokenKind::symbol:
+      return token.text;
+    case TokenKind::end:
+      return "end of template";
   }
   return {};
 }

@@ -30,7 +30,8 @@ struct Token {
   double real = 0;
 };
 
-// The tokens of a well-formed UTF-8 text, ended by one of kind `end`. Comments and raw markers are gone. Throws Failure.
+// The tokens of a well-formed UTF-8 text, ended by one of kind `end`. Comments and raw markers are gone.
+// Throws Failure.
 std::vector<Token> tokenize(std::string_view source);
 
 // How messages name a token: "end of statement block", "'foo'".

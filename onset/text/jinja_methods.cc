@@ -12,7 +12,8 @@ Value view(Heap& heap, const DictionaryObject& dictionary, Flavor flavor) {
   return heap.sequence(flavor, items.take());
 }
 
-Value call_dictionary_method(Heap& heap, const Value& self, std::string_view name, const Arguments& arguments) {
+Value call_dictionary_method(Heap& heap, const Value& self, std::string_view name,
+                             const Arguments& arguments) {
   const DictionaryObject& dictionary = self.as_dictionary();
   if (name == "get") {
     if (!arguments.keywords.empty()) fail("dict.get() takes no keyword arguments");
@@ -22,7 +23,10 @@ Value call_dictionary_method(Heap& heap, const Value& self, std::string_view nam
   }
   if (name == "items" || name == "keys" || name == "values") {
     Parameters(name, arguments, {}, 0);
-    return view(heap, dictionary, name == "items" ? Flavor::items : name == "keys" ? Flavor::keys : Flavor::values);
+    return view(heap, dictionary,
+                name == "items"  ? Flavor::items
+                : name == "keys" ? Flavor::keys
+                                 : Flavor::values);
   }
   if (name == "copy") {
     Parameters("copy", arguments, {}, 0);
@@ -61,10 +65,14 @@ Value call_sequence_method(Heap& heap, const Value& self, std::string_view name,
 Value call_method(Heap& heap, const Value& self, std::string_view name, const Arguments& arguments) {
   heap.work();
   switch (self.kind()) {
-    case Kind::text: return call_text_method(heap, self, name, arguments);
-    case Kind::dictionary: return call_dictionary_method(heap, self, name, arguments);
-    case Kind::sequence: return call_sequence_method(heap, self, name, arguments);
-    default: fail_unsupported("the method '{}' of '{}' is not supported", name, type_name(self));
+    case Kind::text:
+      return call_text_method(heap, self, name, arguments);
+    case Kind::dictionary:
+      return call_dictionary_method(heap, self, name, arguments);
+    case Kind::sequence:
+      return call_sequence_method(heap, self, name, arguments);
+    default:
+      fail_unsupported("the method '{}' of '{}' is not supported", name, type_name(self));
   }
 }
 

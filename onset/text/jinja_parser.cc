@@ -36,8 +36,8 @@ class StatementParser {
     return node;
   }
 
-  // Statements up to a tag that begins with one of `end_words`, whose name is then the current token; without words,
-  // up to the end of the template.
+  // Statements up to a tag that begins with one of `end_words`, whose name is then the current token; without
+  // words, up to the end of the template.
   Block parse_body(Words end_words, Surroundings around) {
     Block body;
     while (true) {
@@ -109,8 +109,8 @@ class StatementParser {
       if (!around.in_loop) ExpressionParser::fail_at(line, "'{}' outside of a loop", tag);
       return make(tag == "break" ? StatementKind::break_loop : StatementKind::continue_loop, line);
     }
-    static constexpr std::array<std::string_view, 6> kOutside{"block", "extends", "include",
-                                                              "import", "from", "autoescape"};
+    static constexpr std::array<std::string_view, 6> kOutside{"block",  "extends", "include",
+                                                              "import", "from",    "autoescape"};
     if (std::find(kOutside.begin(), kOutside.end(), tag) != kOutside.end()) {
       throw Failure{Code::unsupported, fmt::format("line {}: the tag '{}' is not supported", line, tag)};
     }
@@ -186,7 +186,8 @@ class StatementParser {
       for (const auto& [other, other_text] : macro.parameters) {
         if (other == name) ExpressionParser::fail_at(line, "duplicate argument '{}' in a macro", text);
       }
-      if (macro.parameters.size() >= 255) ExpressionParser::fail_at(line, "a macro with more than 255 arguments");
+      if (macro.parameters.size() >= 255)
+        ExpressionParser::fail_at(line, "a macro with more than 255 arguments");
       macro.parameters.emplace_back(name, std::move(text));
       if (in_.skip_symbol("=")) {
         macro.defaults.push_back(in_.parse_expression());
@@ -209,9 +210,10 @@ class StatementParser {
     const size_t required = macro.parameters.size() - macro.defaults.size();
     for (size_t i = 0; i < required; ++i) {
       if (scope.caller && macro.parameters[i].first == program.caller) {
-        ExpressionParser::fail_at(line,
-                                  "When defining macros or call blocks the special \"caller\" argument must be "
-                                  "omitted or be given a default.");
+        ExpressionParser::fail_at(
+            line,
+            "When defining macros or call blocks the special \"caller\" argument must be "
+            "omitted or be given a default.");
       }
     }
     macro.uses_caller = scope.caller && !names(program.caller);
@@ -280,6 +282,8 @@ class StatementParser {
 
 }  // namespace
 
-std::shared_ptr<const Program> parse_program(std::string_view source) { return StatementParser(source).run(); }
+std::shared_ptr<const Program> parse_program(std::string_view source) {
+  return StatementParser(source).run();
+}
 
 }  // namespace onset::jinja

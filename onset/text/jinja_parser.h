@@ -8,8 +8,8 @@
 
 namespace onset::jinja {
 
-// `source` must be well-formed UTF-8. Throws Failure for syntax errors and for constructs outside the subset, each with
-// its line.
+// `source` must be well-formed UTF-8. Throws Failure for syntax errors and for constructs outside the subset,
+// each with its line.
 std::shared_ptr<const Program> parse_program(std::string_view source);
 
 }  // namespace onset::jinja

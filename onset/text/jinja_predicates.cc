@@ -10,7 +10,9 @@ namespace {
 
 using Test = bool (*)(Heap& heap, const Value& value, const Arguments& arguments);
 
-void take_none(const Arguments& arguments) { Parameters("test", arguments, {}, 0); }
+void take_none(const Arguments& arguments) {
+  Parameters("test", arguments, {}, 0);
+}
 
 const Value& one_argument(const Arguments& arguments) {
   return Parameters("test", arguments, {"other"}, 1).at(0);
@@ -53,11 +55,15 @@ bool test_same_as(Heap&, const Value& value, const Arguments& arguments) {
   const Value& other = Parameters("sameas", arguments, {"other"}, 1).at(0);
   if (value.kind() != other.kind()) return false;
   switch (value.kind()) {
-    case Kind::none: return true;
+    case Kind::none:
+      return true;
     case Kind::boolean:
-    case Kind::integer: return value.as_integer() == other.as_integer();
-    case Kind::real: return value.as_real() == other.as_real();
-    default: return value.pointer() == other.pointer();
+    case Kind::integer:
+      return value.as_integer() == other.as_integer();
+    case Kind::real:
+      return value.as_real() == other.as_real();
+    default:
+      return value.pointer() == other.pointer();
   }
 }
 
@@ -90,19 +96,45 @@ bool is_callable(const Value& value) {
          value.is_undefined();
 }
 
-bool is_true(const Value& value) { return value.kind() == Kind::boolean && truth(value); }
-bool is_false(const Value& value) { return value.kind() == Kind::boolean && !truth(value); }
-bool is_boolean(const Value& value) { return value.kind() == Kind::boolean; }
-bool is_integer(const Value& value) { return value.kind() == Kind::integer; }
-bool is_real(const Value& value) { return value.kind() == Kind::real; }
-bool is_number(const Value& value) { return value.is_number(); }
-bool is_text(const Value& value) { return value.is_text(); }
-bool is_mapping(const Value& value) { return value.is_dictionary(); }
-bool is_none(const Value& value) { return value.is_none(); }
-bool is_defined(const Value& value) { return !value.is_undefined(); }
-bool is_undefined(const Value& value) { return value.is_undefined(); }
-bool is_escaped(const Value& value) { return value.is_markup(); }
-bool can_iterate(const Value& value) { return is_iterable(value) || value.kind() == Kind::loop; }
+bool is_true(const Value& value) {
+  return value.kind() == Kind::boolean && truth(value);
+}
+bool is_false(const Value& value) {
+  return value.kind() == Kind::boolean && !truth(value);
+}
+bool is_boolean(const Value& value) {
+  return value.kind() == Kind::boolean;
+}
+bool is_integer(const Value& value) {
+  return value.kind() == Kind::integer;
+}
+bool is_real(const Value& value) {
+  return value.kind() == Kind::real;
+}
+bool is_number(const Value& value) {
+  return value.is_number();
+}
+bool is_text(const Value& value) {
+  return value.is_text();
+}
+bool is_mapping(const Value& value) {
+  return value.is_dictionary();
+}
+bool is_none(const Value& value) {
+  return value.is_none();
+}
+bool is_defined(const Value& value) {
+  return !value.is_undefined();
+}
+bool is_undefined(const Value& value) {
+  return value.is_undefined();
+}
+bool is_escaped(const Value& value) {
+  return value.is_markup();
+}
+bool can_iterate(const Value& value) {
+  return is_iterable(value) || value.kind() == Kind::loop;
+}
 
 struct NamedTest {
   std::string_view name;
@@ -110,44 +142,44 @@ struct NamedTest {
 };
 
 constexpr NamedTest kTests[] = {{"!=", compares<Comparison::not_equal>},
-                                            {"<", compares<Comparison::less>},
-                                            {"<=", compares<Comparison::less_equal>},
-                                            {"==", compares<Comparison::equal>},
-                                            {">", compares<Comparison::greater>},
-                                            {">=", compares<Comparison::greater_equal>},
-                                            {"boolean", plain<is_boolean>},
-                                            {"callable", plain<is_callable>},
-                                            {"defined", plain<is_defined>},
-                                            {"divisibleby", test_divisible_by},
-                                            {"eq", compares<Comparison::equal>},
-                                            {"equalto", compares<Comparison::equal>},
-                                            {"escaped", plain<is_escaped>},
-                                            {"even", test_even},
-                                            {"false", plain<is_false>},
-                                            {"filter", test_filter},
-                                            {"float", plain<is_real>},
-                                            {"ge", compares<Comparison::greater_equal>},
-                                            {"greaterthan", compares<Comparison::greater>},
-                                            {"gt", compares<Comparison::greater>},
-                                            {"in", test_in},
-                                            {"integer", plain<is_integer>},
-                                            {"iterable", plain<can_iterate>},
-                                            {"le", compares<Comparison::less_equal>},
-                                            {"lessthan", compares<Comparison::less>},
-                                            {"lower", test_lower},
-                                            {"lt", compares<Comparison::less>},
-                                            {"mapping", plain<is_mapping>},
-                                            {"ne", compares<Comparison::not_equal>},
-                                            {"none", plain<is_none>},
-                                            {"number", plain<is_number>},
-                                            {"odd", test_odd},
-                                            {"sameas", test_same_as},
-                                            {"sequence", plain<is_sequence>},
-                                            {"string", plain<is_text>},
-                                            {"test", test_test},
-                                            {"true", plain<is_true>},
-                                            {"undefined", plain<is_undefined>},
-                                            {"upper", test_upper}};
+                                {"<", compares<Comparison::less>},
+                                {"<=", compares<Comparison::less_equal>},
+                                {"==", compares<Comparison::equal>},
+                                {">", compares<Comparison::greater>},
+                                {">=", compares<Comparison::greater_equal>},
+                                {"boolean", plain<is_boolean>},
+                                {"callable", plain<is_callable>},
+                                {"defined", plain<is_defined>},
+                                {"divisibleby", test_divisible_by},
+                                {"eq", compares<Comparison::equal>},
+                                {"equalto", compares<Comparison::equal>},
+                                {"escaped", plain<is_escaped>},
+                                {"even", test_even},
+                                {"false", plain<is_false>},
+                                {"filter", test_filter},
+                                {"float", plain<is_real>},
+                                {"ge", compares<Comparison::greater_equal>},
+                                {"greaterthan", compares<Comparison::greater>},
+                                {"gt", compares<Comparison::greater>},
+                                {"in", test_in},
+                                {"integer", plain<is_integer>},
+                                {"iterable", plain<can_iterate>},
+                                {"le", compares<Comparison::less_equal>},
+                                {"lessthan", compares<Comparison::less>},
+                                {"lower", test_lower},
+                                {"lt", compares<Comparison::less>},
+                                {"mapping", plain<is_mapping>},
+                                {"ne", compares<Comparison::not_equal>},
+                                {"none", plain<is_none>},
+                                {"number", plain<is_number>},
+                                {"odd", test_odd},
+                                {"sameas", test_same_as},
+                                {"sequence", plain<is_sequence>},
+                                {"string", plain<is_text>},
+                                {"test", test_test},
+                                {"true", plain<is_true>},
+                                {"undefined", plain<is_undefined>},
+                                {"upper", test_upper}};
 
 const NamedTest* find_test(std::string_view name) {
   for (const NamedTest& entry : kTests) {
@@ -158,7 +190,9 @@ const NamedTest* find_test(std::string_view name) {
 
 }  // namespace
 
-bool is_test(std::string_view name) { return find_test(name) != nullptr; }
+bool is_test(std::string_view name) {
+  return find_test(name) != nullptr;
+}
 
 bool apply_test(Heap& heap, std::string_view name, const Value& value, const Arguments& arguments) {
   heap.work();

@@ -58,11 +58,16 @@ void append_sequence_repr(Heap& heap, const SequenceObject& sequence, TextBuilde
     out.append(after);
   };
   switch (sequence.flavor) {
-    case Flavor::list: return wrapped("[", "]");
-    case Flavor::tuple: return wrapped("(", sequence.items.size() == 1 ? ",)" : ")");
-    case Flavor::keys: return wrapped("dict_keys([", "])");
-    case Flavor::values: return wrapped("dict_values([", "])");
-    case Flavor::items: return wrapped("dict_items([", "])");
+    case Flavor::list:
+      return wrapped("[", "]");
+    case Flavor::tuple:
+      return wrapped("(", sequence.items.size() == 1 ? ",)" : ")");
+    case Flavor::keys:
+      return wrapped("dict_keys([", "])");
+    case Flavor::values:
+      return wrapped("dict_values([", "])");
+    case Flavor::items:
+      return wrapped("dict_items([", "])");
     case Flavor::range:
       out.append(fmt::format("range({}, {}", sequence.start, sequence.stop));
       if (sequence.step != 1) out.append(fmt::format(", {}", sequence.step));
@@ -88,27 +93,38 @@ void append_repr(Heap& heap, const Value& value, TextBuilder& out, int depth) {
   if (depth > kMaxReprDepth) throw Failure{Code::resource_exhausted, "a value nested too deep to print"};
   switch (value.kind()) {
     case Kind::undefined:
-    case Kind::missing: return out.append("Undefined");
-    case Kind::none: return out.append("None");
-    case Kind::boolean: return out.append(value.as_integer() != 0 ? "True" : "False");
-    case Kind::integer: return out.append(std::to_string(value.as_integer()));
-    case Kind::real: return out.append(real_repr(value.as_real()));
+    case Kind::missing:
+      return out.append("Undefined");
+    case Kind::none:
+      return out.append("None");
+    case Kind::boolean:
+      return out.append(value.as_integer() != 0 ? "True" : "False");
+    case Kind::integer:
+      return out.append(std::to_string(value.as_integer()));
+    case Kind::real:
+      return out.append(real_repr(value.as_real()));
     case Kind::text:
       if (value.is_markup()) out.append("Markup(");
       append_text_repr(value.as_text(), out);
       if (value.is_markup()) out.append(")");
       return;
-    case Kind::sequence: return append_sequence_repr(heap, value.as_sequence(), out, depth);
-    case Kind::dictionary: return append_table_repr(heap, value.as_dictionary().table, out, depth);
+    case Kind::sequence:
+      return append_sequence_repr(heap, value.as_sequence(), out, depth);
+    case Kind::dictionary:
+      return append_table_repr(heap, value.as_dictionary().table, out, depth);
     case Kind::name_space:
       out.append("<Namespace ");
       append_table_repr(heap, value.object<NamespaceObject>().table, out, depth);
       return out.append(">");
-    case Kind::macro: return out.append(fmt::format("<Macro '{}'>", macro_name(value)));
+    case Kind::macro:
+      return out.append(fmt::format("<Macro '{}'>", macro_name(value)));
     // Python adds the address of the object, which no template can want.
-    case Kind::generator: return out.append(fmt::format("<{} object>", type_name(value)));
-    case Kind::function: return out.append(fmt::format("<function {}>", value.object<FunctionObject>().name));
-    case Kind::loop: return out.append("<LoopContext>");
+    case Kind::generator:
+      return out.append(fmt::format("<{} object>", type_name(value)));
+    case Kind::function:
+      return out.append(fmt::format("<function {}>", value.object<FunctionObject>().name));
+    case Kind::loop:
+      return out.append("<LoopContext>");
   }
 }
 
@@ -124,13 +140,27 @@ void append_json_text(std::string_view text, bool ensure_ascii, TextBuilder& out
     out.append(text.substr(plain, begin - plain));
     plain = at;
     switch (c) {
-      case '"': out.append("\\\""); break;
-      case '\\': out.append("\\\\"); break;
-      case '\n': out.append("\\n"); break;
-      case '\r': out.append("\\r"); break;
-      case '\t': out.append("\\t"); break;
-      case '\b': out.append("\\b"); break;
-      case '\f': out.append("\\f"); break;
+      case '"':
+        out.append("\\\"");
+        break;
+      case '\\':
+        out.append("\\\\");
+        break;
+      case '\n':
+        out.append("\\n");
+        break;
+      case '\r':
+        out.append("\\r");
+        break;
+      case '\t':
+        out.append("\\t");
+        break;
+      case '\b':
+        out.append("\\b");
+        break;
+      case '\f':
+        out.append("\\f");
+        break;
       default:
         if (c < 0x10000) {
           out.append(fmt::format("\\u{:04x}", static_cast<uint32_t>(c)));
@@ -152,12 +182,18 @@ std::string json_real(double value) {
 
 std::string json_key(const Value& key) {
   switch (key.kind()) {
-    case Kind::text: return std::string(key.as_text());
-    case Kind::none: return "null";
-    case Kind::boolean: return key.as_integer() != 0 ? "true" : "false";
-    case Kind::integer: return std::to_string(key.as_integer());
-    case Kind::real: return json_real(key.as_real());
-    default: fail("keys must be str, int, float, bool or None, not {}", type_name(key));
+    case Kind::text:
+      return std::string(key.as_text());
+    case Kind::none:
+      return "null";
+    case Kind::boolean:
+      return key.as_integer() != 0 ? "true" : "false";
+    case Kind::integer:
+      return std::to_string(key.as_integer());
+    case Kind::real:
+      return json_real(key.as_real());
+    default:
+      fail("keys must be str, int, float, bool or None, not {}", type_name(key));
   }
 }
 
@@ -168,18 +204,25 @@ class JsonWriter {
   void write(const Value& value, int depth) {
     heap_.work();
     switch (value.kind()) {
-      case Kind::none: return out_.append("null");
-      case Kind::boolean: return out_.append(value.as_integer() != 0 ? "true" : "false");
-      case Kind::integer: return out_.append(std::to_string(value.as_integer()));
-      case Kind::real: return out_.append(json_real(value.as_real()));
-      case Kind::text: return append_json_text(value.as_text(), style_.ensure_ascii, out_);
-      case Kind::dictionary: return write_object(value.as_dictionary().table, depth);
+      case Kind::none:
+        return out_.append("null");
+      case Kind::boolean:
+        return out_.append(value.as_integer() != 0 ? "true" : "false");
+      case Kind::integer:
+        return out_.append(std::to_string(value.as_integer()));
+      case Kind::real:
+        return out_.append(json_real(value.as_real()));
+      case Kind::text:
+        return append_json_text(value.as_text(), style_.ensure_ascii, out_);
+      case Kind::dictionary:
+        return write_object(value.as_dictionary().table, depth);
       case Kind::sequence:
         if (value.as_sequence().flavor == Flavor::list || value.as_sequence().flavor == Flavor::tuple) {
           return write_array(value.as_sequence().items, depth);
         }
         [[fallthrough]];
-      default: fail("Object of type {} is not JSON serializable", type_name(value));
+      default:
+        fail("Object of type {} is not JSON serializable", type_name(value));
     }
   }
 
@@ -234,7 +277,8 @@ std::string real_repr(double value) {
   if (std::isnan(value)) return "nan";
   if (std::isinf(value)) return value > 0 ? "inf" : "-inf";
   char buffer[32];
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
+  const auto [end, error] =
+      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::scientific);
   (void)error;  // 32 characters hold every double
   const std::string_view scientific(buffer, static_cast<size_t>(end - buffer));
   const size_t e = scientific.find('e');

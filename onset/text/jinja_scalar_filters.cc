@@ -15,12 +15,23 @@ std::string escape(Heap& heap, const Value& value) {
   TextBuilder out(heap);
   for (const char c : text) {
     switch (c) {
-      case '&': out.append("&amp;"); break;
-      case '<': out.append("&lt;"); break;
-      case '>': out.append("&gt;"); break;
-      case '\'': out.append("&#39;"); break;
-      case '"': out.append("&#34;"); break;
-      default: out.append(c);
+      case '&':
+        out.append("&amp;");
+        break;
+      case '<':
+        out.append("&lt;");
+        break;
+      case '>':
+        out.append("&gt;");
+        break;
+      case '\'':
+        out.append("&#39;");
+        break;
+      case '"':
+        out.append("&#34;");
+        break;
+      default:
+        out.append(c);
     }
   }
   return out.take();
@@ -30,7 +41,8 @@ std::string text_for(Heap& heap, const Value& value, bool in_markup) {
   return in_markup ? escape(heap, value) : to_text(heap, value);
 }
 
-std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to, int64_t count) {
+std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to,
+                         int64_t count) {
   TextBuilder out(heap);
   size_t done = 0;
   if (from.empty()) {
@@ -43,7 +55,8 @@ std::string replace_text(Heap& heap, std::string_view text, std::string_view fro
       done = at;
     }
   } else {
-    for (size_t at; count != 0 && (at = find_text(heap, text, from, done)) != std::string_view::npos; --count) {
+    for (size_t at; count != 0 && (at = find_text(heap, text, from, done)) != std::string_view::npos;
+         --count) {
       out.append(text.substr(done, at - done));
       out.append(to);
       done = at + from.size();
@@ -53,7 +66,8 @@ std::string replace_text(Heap& heap, std::string_view text, std::string_view fro
   return out.take();
 }
 
-std::string pad_text(Heap& heap, std::string_view text, std::string_view fill, int64_t before, int64_t after) {
+std::string pad_text(Heap& heap, std::string_view text, std::string_view fill, int64_t before,
+                     int64_t after) {
   TextBuilder out(heap);
   out.append_repeated(fill, static_cast<size_t>(std::max<int64_t>(before, 0)));
   out.append(text);
@@ -193,7 +207,8 @@ Value filter_truncate(Heap& heap, const Value& value, const Arguments& arguments
   const Parameters parameters("truncate", arguments, {"length", "killwords", "end", "leeway"}, 0);
   const int64_t size = length(value);
   const Value end = parameters.value_or(2, heap.text("..."));
-  const int64_t limit = parameters.integer_or(0, 255), leeway = parameters.given(3) ? parameters.integer_or(3, 5) : 5;
+  const int64_t limit = parameters.integer_or(0, 255),
+                leeway = parameters.given(3) ? parameters.integer_or(3, 5) : 5;
   if (limit < length(end)) fail("expected length >= {}, got {}", length(end), limit);
   if (leeway < 0) fail("expected leeway >= 0, got {}", leeway);
   if (size <= limit || size - limit <= leeway) return value;
@@ -236,7 +251,8 @@ Value filter_attr(Heap& heap, const Value& value, const Arguments& arguments) {
     return get_attribute(heap, value, parameters.at(0));
   }
   require_defined(value);
-  return heap.undefined(fmt::format("'{}' has no attribute {}", describe(value), repr(heap, parameters.at(0))));
+  return heap.undefined(
+      fmt::format("'{}' has no attribute {}", describe(value), repr(heap, parameters.at(0))));
 }
 
 Value filter_tojson(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -317,8 +333,8 @@ double round_real(double value, int64_t digits) {
     return std::isfinite(scale) ? std::nearbyint(value / scale) * scale : std::copysign(0.0, value);
   }
   char buffer[1024];  // 309 digits, a point and 330 decimals fit
-  const auto [end, error] =
-      std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::fixed, static_cast<int>(digits));
+  const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::fixed,
+                                          static_cast<int>(digits));
   (void)error;
   double rounded = value;
   read_real(std::string_view(buffer, static_cast<size_t>(end - buffer)), rounded);
@@ -342,9 +358,10 @@ Value round_integer(int64_t value, int64_t digits) {
 Value filter_round(Heap& heap, const Value& value, const Arguments& arguments) {
   const Parameters parameters("round", arguments, {"precision", "method"}, 0);
   const std::string_view method = parameters.has(1) && parameters.at(1).is_text() ? parameters.text(1)
-                                  : parameters.has(1)                            ? "?"
-                                                                                 : "common";
-  if (method != "common" && method != "ceil" && method != "floor") fail("method must be common, ceil or floor");
+                                  : parameters.has(1)                             ? "?"
+                                                                                  : "common";
+  if (method != "common" && method != "ceil" && method != "floor")
+    fail("method must be common, ceil or floor");
   require_defined(value);
   if (!value.is_number()) fail("type {} doesn't define __round__ method", type_name(value));
   if (method == "common") {
@@ -367,31 +384,31 @@ struct NamedFilter {
 };
 
 constexpr NamedFilter kFilters[] = {{"abs", filter_abs},
-                                                {"attr", filter_attr},
-                                                {"capitalize", text_filter<capitalize>},
-                                                {"center", filter_center},
-                                                {"count", filter_length},
-                                                {"d", filter_default},
-                                                {"default", filter_default},
-                                                {"e", filter_escape},
-                                                {"escape", filter_escape},
-                                                {"float", filter_float},
-                                                {"forceescape", filter_forceescape},
-                                                {"format", filter_format},
-                                                {"indent", filter_indent},
-                                                {"int", filter_int},
-                                                {"length", filter_length},
-                                                {"lower", text_filter<lower>},
-                                                {"replace", filter_replace},
-                                                {"round", filter_round},
-                                                {"safe", filter_safe},
-                                                {"string", filter_string},
-                                                {"title", filter_title},
-                                                {"tojson", filter_tojson},
-                                                {"trim", filter_trim},
-                                                {"truncate", filter_truncate},
-                                                {"upper", text_filter<upper>},
-                                                {"wordcount", filter_wordcount}};
+                                    {"attr", filter_attr},
+                                    {"capitalize", text_filter<capitalize>},
+                                    {"center", filter_center},
+                                    {"count", filter_length},
+                                    {"d", filter_default},
+                                    {"default", filter_default},
+                                    {"e", filter_escape},
+                                    {"escape", filter_escape},
+                                    {"float", filter_float},
+                                    {"forceescape", filter_forceescape},
+                                    {"format", filter_format},
+                                    {"indent", filter_indent},
+                                    {"int", filter_int},
+                                    {"length", filter_length},
+                                    {"lower", text_filter<lower>},
+                                    {"replace", filter_replace},
+                                    {"round", filter_round},
+                                    {"safe", filter_safe},
+                                    {"string", filter_string},
+                                    {"title", filter_title},
+                                    {"tojson", filter_tojson},
+                                    {"trim", filter_trim},
+                                    {"truncate", filter_truncate},
+                                    {"upper", text_filter<upper>},
+                                    {"wordcount", filter_wordcount}};
 
 }  // namespace
 

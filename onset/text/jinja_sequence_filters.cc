@@ -1,7 +1,6 @@
-// The filters that walk a sequence. As in jinja2, those that make a new sequence item by item give a generator: always
-// true, without a length, read once.
+// The filters that walk a sequence. As in jinja2, those that make a new sequence item by item give a
+// generator: always true, without a length, read once.
 #include <algorithm>
-#include <array>
 #include <optional>
 
 #include "onset/text/jinja_builtins.h"
@@ -14,7 +13,8 @@ Value ignore_case(Heap& heap, const Value& value) {
   return value.is_text() ? heap.text(lower(value.as_text())) : value;
 }
 
-// The key by which an item is compared: an attribute or the item itself, texts in lower case unless told otherwise.
+// The key by which an item is compared: an attribute or the item itself, texts in lower case unless told
+// otherwise.
 struct KeyFunction {
   Value path = Value::none();
   bool case_sensitive = false;
@@ -85,12 +85,12 @@ Value filter_join(Heap& heap, const Value& value, const Arguments& arguments) {
 Value filter_items(Heap& heap, const Value& value, const Arguments& arguments) {
   Parameters("items", arguments, {}, 0);
   if (!value.is_dictionary() && !value.is_undefined()) fail("Can only get item pairs from a mapping.");
-  return heap.generator("generator", value.depth(), 0, [&heap, value, at = size_t{0}](Value& out) mutable {
-    if (value.is_undefined() || at >= value.as_dictionary().table.size()) return false;
-    const auto& [key, member] = value.as_dictionary().table.entries()[at++];
-    out = heap.tuple({key, member});
-    return true;
-  });
+  ListBuilder pairs(heap);
+  if (value.is_dictionary()) {
+    for (const auto& [key, member] : value.as_dictionary().table.entries())
+      pairs.push(heap.tuple({key, member}));
+  }
+  return heap.list(pairs.take());
 }
 
 Value filter_dictsort(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -145,27 +145,17 @@ Value filter_sort(Heap& heap, const Value& value, const Arguments& arguments) {
 Value filter_unique(Heap& heap, const Value& value, const Arguments& arguments) {
   const Parameters parameters("unique", arguments, {"case_sensitive", "attribute"}, 0);
   const KeyFunction key_of{parameters.value_or(1, Value::none()), parameters.truth_or(0, false)};
-  const auto collect = [&heap, key_of](const Value& source) {
-    Table seen;
-    ListBuilder unique(heap);
-    Iterator items(heap, source);
-    for (Value item; items.next(item);) {
-      Value key = key_of(heap, item);
-      if (seen.find(heap, key) != nullptr) continue;
-      heap.check_room(seen.size() * (2 * sizeof(Value) + 48));
-      seen.set(heap, std::move(key), Value::none());
-      unique.push(std::move(item));
-    }
-    return heap.list(unique.take());
-  };
-  // All at once, when the first is wanted.
-  return heap.generator("generator", value.depth() + 1, 0,
-                        [collect, source = value, unique = Value(), at = size_t{0}](Value& out) mutable {
-                          if (unique.is_undefined()) unique = collect(source);
-                          if (at >= unique.as_sequence().items.size()) return false;
-                          out = unique.as_sequence().items[at++];
-                          return true;
-                        });
+  Table seen;
+  ListBuilder unique(heap);
+  Iterator items(heap, value);
+  for (Value item; items.next(item);) {
+    Value key = key_of(heap, item);
+    if (seen.find(heap, key) != nullptr) continue;
+    heap.check_room(seen.size() * (2 * sizeof(Value) + 48));
+    seen.set(heap, std::move(key), Value::none());
+    unique.push(std::move(item));
+  }
+  return heap.list(unique.take());
 }
 
 Value extreme(Heap& heap, const Value& value, const Parameters& parameters, Comparison better) {
@@ -184,11 +174,13 @@ Value extreme(Heap& heap, const Value& value, const Parameters& parameters, Comp
 }
 
 Value filter_min(Heap& heap, const Value& value, const Arguments& arguments) {
-  return extreme(heap, value, Parameters("min", arguments, {"case_sensitive", "attribute"}, 0), Comparison::less);
+  return extreme(heap, value, Parameters("min", arguments, {"case_sensitive", "attribute"}, 0),
+                 Comparison::less);
 }
 
 Value filter_max(Heap& heap, const Value& value, const Arguments& arguments) {
-  return extreme(heap, value, Parameters("max", arguments, {"case_sensitive", "attribute"}, 0), Comparison::greater);
+  return extreme(heap, value, Parameters("max", arguments, {"case_sensitive", "attribute"}, 0),
+                 Comparison::greater);
 }
 
 Value filter_sum(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -197,7 +189,8 @@ Value filter_sum(Heap& heap, const Value& value, const Arguments& arguments) {
   Value total = parameters.value_or(1, Value::integer(0));
   if (total.is_text()) fail("sum() can't sum strings [use ''.join(seq) instead]");
   Iterator items(heap, value);
-  for (Value item; items.next(item);) total = arithmetic(heap, Operator::add, total, get_path(heap, item, path));
+  for (Value item; items.next(item);)
+    total = arithmetic(heap, Operator::add, total, get_path(heap, item, path));
   return total;
 }
 
@@ -205,28 +198,20 @@ Value filter_batch(Heap& heap, const Value& value, const Arguments& arguments) {
   const Parameters parameters("batch", arguments, {"linecount", "fill_with"}, 1);
   const int64_t size = parameters.integer_or(0, 1);
   const Value fill = parameters.value_or(1, Value::none());
-  return heap.generator("generator", value.depth() + 1, 0,
-                        [&heap, size, fill, items = Iterator(heap, value), ahead = std::optional<Value>(),
-                         done = false](Value& out) mutable {
-                          ListBuilder batch(heap);
-                          if (ahead) batch.push(*std::exchange(ahead, std::nullopt));
-                          for (Value item; !done;) {
-                            if (!items.next(item)) {
-                              done = true;
-                            } else if (static_cast<int64_t>(batch.items().size()) == size) {
-                              ahead = std::move(item);
-                              break;
-                            } else {
-                              batch.push(std::move(item));
-                            }
-                          }
-                          if (batch.items().empty() && !ahead) return false;
-                          if (done && !fill.is_none() && !batch.items().empty()) {
-                            while (static_cast<int64_t>(batch.items().size()) < size) batch.push(fill);
-                          }
-                          out = heap.list(batch.take());
-                          return true;
-                        });
+  ListBuilder out(heap);
+  std::vector<Value> batch;
+  Iterator items(heap, value);
+  for (Value item; items.next(item);) {
+    if (static_cast<int64_t>(batch.size()) == size) out.push(heap.list(std::exchange(batch, {})));
+    if (batch.size() % 1024 == 1023) heap.check_room(batch.size() * sizeof(Value));
+    batch.push_back(std::move(item));
+  }
+  if (batch.empty()) return heap.list(out.take());
+  ListBuilder last(heap);
+  for (Value& item : batch) last.push(std::move(item));
+  while (!fill.is_none() && static_cast<int64_t>(last.items().size()) < size) last.push(fill);
+  out.push(heap.list(last.take()));
+  return heap.list(out.take());
 }
 
 Value filter_slice(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -234,20 +219,18 @@ Value filter_slice(Heap& heap, const Value& value, const Arguments& arguments) {
   const int64_t slices = parameters.integer_or(0, 1);
   const Value fill = parameters.value_or(1, Value::none());
   if (slices == 0) fail("integer division or modulo by zero");
-  Value items = heap.list(to_items(heap, value));
-  const int64_t size = length(items);
-  const int64_t each = slices > 0 ? size / slices : 0, with_extra = slices > 0 ? size % slices : 0;
-  return heap.generator("generator", value.depth() + 1, 0,
-                        [&heap, items = std::move(items), slices, each, with_extra, fill, number = int64_t{0},
-                         at = size_t{0}](Value& out) mutable {
-                          if (number >= slices) return false;
-                          const bool has_extra = number++ < with_extra;
-                          ListBuilder slice(heap);
-                          for (int64_t i = 0; i < each + has_extra; ++i) slice.push(items.as_sequence().items[at++]);
-                          if (!has_extra && !fill.is_none()) slice.push(fill);
-                          out = heap.list(slice.take());
-                          return true;
-                        });
+  const std::vector<Value> items = to_items(heap, value);
+  const auto size = static_cast<int64_t>(items.size());
+  auto next = items.begin();
+  ListBuilder out(heap);
+  for (int64_t number = 0; number < slices; ++number) {
+    const bool has_extra = number < size % slices;
+    ListBuilder slice(heap);
+    for (int64_t i = 0; i < size / slices + has_extra; ++i) slice.push(*next++);
+    if (!has_extra && !fill.is_none()) slice.push(fill);
+    out.push(heap.list(slice.take()));
+  }
+  return heap.list(out.take());
 }
 
 Value filter_groupby(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -308,7 +291,8 @@ Value filter_map(Heap& heap, const Value& value, const Arguments& arguments) {
                         });
 }
 
-// select, reject, selectattr and rejectattr: the items, or an attribute of theirs, that pass a test or do not.
+// select, reject, selectattr and rejectattr: the items, or an attribute of theirs, that pass a test or do
+// not.
 Value select(Heap& heap, const Value& value, const Arguments& arguments, bool by_attribute, bool wanted) {
   Arguments rest = arguments;
   Value path = Value::none();
@@ -330,7 +314,8 @@ Value select(Heap& heap, const Value& value, const Arguments& arguments, bool by
                          items = Iterator(heap, source)](Value& out) mutable {
                           while (items.next(out)) {
                             const Value subject = get_path(heap, out, path);
-                            const bool passes = test ? apply_test(heap, *test, subject, rest) : truth(subject);
+                            const bool passes =
+                                test ? apply_test(heap, *test, subject, rest) : truth(subject);
                             if (passes == wanted) return true;
                           }
                           return false;
@@ -350,31 +335,43 @@ Value filter_rejectattr(Heap& heap, const Value& value, const Arguments& argumen
   return select(heap, value, arguments, true, false);
 }
 
+// In jinja2 these filters are generator functions: nothing happens, and nothing can fail, before the first
+// item is wanted.
+template <Filter filter>
+Value lazily(Heap& heap, const Value& value, const Arguments& arguments) {
+  const size_t captured = arguments.positional.size() + 2 * arguments.keywords.size();
+  return heap.generator("generator", value.depth(), captured,
+                        [&heap, value, arguments, items = std::optional<Iterator>()](Value& out) mutable {
+                          if (!items) items.emplace(heap, filter(heap, value, arguments));
+                          return items->next(out);
+                        });
+}
+
 struct NamedFilter {
   std::string_view name;
   Filter filter;
 };
 
-constexpr NamedFilter kFilters[] = {{"batch", filter_batch},
-                                                {"dictsort", filter_dictsort},
-                                                {"first", filter_first},
-                                                {"groupby", filter_groupby},
-                                                {"items", filter_items},
-                                                {"join", filter_join},
-                                                {"last", filter_last},
-                                                {"list", filter_list},
-                                                {"map", filter_map},
-                                                {"max", filter_max},
-                                                {"min", filter_min},
-                                                {"reject", filter_reject},
-                                                {"rejectattr", filter_rejectattr},
-                                                {"reverse", filter_reverse},
-                                                {"select", filter_select},
-                                                {"selectattr", filter_selectattr},
-                                                {"slice", filter_slice},
-                                                {"sort", filter_sort},
-                                                {"sum", filter_sum},
-                                                {"unique", filter_unique}};
+constexpr NamedFilter kFilters[] = {{"batch", lazily<filter_batch>},
+                                    {"dictsort", filter_dictsort},
+                                    {"first", filter_first},
+                                    {"groupby", filter_groupby},
+                                    {"items", lazily<filter_items>},
+                                    {"join", filter_join},
+                                    {"last", filter_last},
+                                    {"list", filter_list},
+                                    {"map", lazily<filter_map>},
+                                    {"max", filter_max},
+                                    {"min", filter_min},
+                                    {"reject", lazily<filter_reject>},
+                                    {"rejectattr", lazily<filter_rejectattr>},
+                                    {"reverse", filter_reverse},
+                                    {"select", lazily<filter_select>},
+                                    {"selectattr", lazily<filter_selectattr>},
+                                    {"slice", lazily<filter_slice>},
+                                    {"sort", filter_sort},
+                                    {"sum", filter_sum},
+                                    {"unique", lazily<filter_unique>}};
 
 }  // namespace
 

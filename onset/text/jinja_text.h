@@ -49,8 +49,8 @@ bool all_of_class(std::string_view text, CharacterClass which);
 // \n \r \r\n \v \f \x1c \x1d \x1e U+0085 U+2028 U+2029.
 std::string_view take_line(std::string_view text, size_t& at, bool keep_end);
 
-// A whole text as a number (digits with a point and an exponent, inf, nan), whatever the locale. False if it is none;
-// too large is infinity and too small zero.
+// A whole text as a number (digits with a point and an exponent, inf, nan), whatever the locale. False if it
+// is none; too large is infinity and too small zero.
 bool read_real(std::string_view text, double& out);
 
 }  // namespace onset::jinja

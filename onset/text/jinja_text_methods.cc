@@ -58,7 +58,9 @@ bool all_printable(std::string_view text) {
   return true;
 }
 
-bool is_title(std::string_view text) { return (is_lower(lower(text)) || is_upper(upper(text))) && title(text) == text; }
+bool is_title(std::string_view text) {
+  return (is_lower(lower(text)) || is_upper(upper(text))) && title(text) == text;
+}
 
 template <bool left, bool right>
 Value stripped(const Call& call) {
@@ -81,7 +83,8 @@ size_t rfind_text(Heap& heap, std::string_view text, std::string_view part, size
 
 void split_at_separator(const Call& call, std::string_view separator, int64_t limit, ListBuilder& out) {
   size_t begin = 0;
-  for (size_t at; limit != 0 && (at = find_text(call.heap, call.text(), separator, begin)) != std::string_view::npos;
+  for (size_t at;
+       limit != 0 && (at = find_text(call.heap, call.text(), separator, begin)) != std::string_view::npos;
        --limit) {
     out.push(call.make(call.text().substr(begin, at - begin)));
     begin = at + separator.size();
@@ -91,7 +94,8 @@ void split_at_separator(const Call& call, std::string_view separator, int64_t li
 
 void rsplit_at_separator(const Call& call, std::string_view separator, int64_t limit, ListBuilder& out) {
   size_t end = call.text().size();
-  for (size_t at; limit != 0 && (at = rfind_text(call.heap, call.text(), separator, end)) != std::string_view::npos;
+  for (size_t at;
+       limit != 0 && (at = rfind_text(call.heap, call.text(), separator, end)) != std::string_view::npos;
        --limit) {
     out.push(call.make(call.text().substr(at + separator.size(), end - at - separator.size())));
     end = at;
@@ -100,7 +104,9 @@ void rsplit_at_separator(const Call& call, std::string_view separator, int64_t l
   std::reverse(out.items().begin(), out.items().end());
 }
 
-bool space_at(std::string_view text, size_t at) { return is_python_space(take_code_point(text, at)); }
+bool space_at(std::string_view text, size_t at) {
+  return is_python_space(take_code_point(text, at));
+}
 
 void split_at_space(const Call& call, int64_t limit, ListBuilder& out) {
   std::string_view rest = strip(call.text(), true, false);
@@ -149,7 +155,8 @@ Value split(const Call& call) {
   } else {
     const std::string_view separator = parameters.text(0);
     if (separator.empty()) fail("empty separator");
-    from_right ? rsplit_at_separator(call, separator, limit, out) : split_at_separator(call, separator, limit, out);
+    from_right ? rsplit_at_separator(call, separator, limit, out)
+               : split_at_separator(call, separator, limit, out);
   }
   return call.heap.list(out.take());
 }
@@ -180,7 +187,8 @@ Value partition(const Call& call) {
 
 // --- searching
 
-// The part of the text between the code points that the arguments `first` and `first + 1` name, and where it begins.
+// The part of the text between the code points that the arguments `first` and `first + 1` name, and where it
+// begins.
 struct Window {
   std::string_view text;
   int64_t begin = 0;  // in code points
@@ -223,7 +231,8 @@ Value count(const Call& call) {
   if (!window.is_valid) return Value::integer(0);
   if (part.empty()) return Value::integer(static_cast<int64_t>(count_code_points(window.text)) + 1);
   int64_t count = 0;
-  for (size_t at = 0; (at = find_text(call.heap, window.text, part, at)) != std::string_view::npos; at += part.size()) {
+  for (size_t at = 0; (at = find_text(call.heap, window.text, part, at)) != std::string_view::npos;
+       at += part.size()) {
     ++count;
   }
   return Value::integer(count);
@@ -241,7 +250,8 @@ Value has_affix(const Call& call) {
     return window.is_valid && (at_end ? window.text.ends_with(text) : window.text.starts_with(text));
   };
   const Value& affix = parameters.at(0);
-  if (!affix.is_sequence() || affix.as_sequence().flavor != Flavor::tuple) return Value::boolean(matches(affix));
+  if (!affix.is_sequence() || affix.as_sequence().flavor != Flavor::tuple)
+    return Value::boolean(matches(affix));
   for (const Value& one : affix.as_sequence().items) {
     call.heap.work();
     if (matches(one)) return Value::boolean(true);
@@ -255,7 +265,8 @@ Value replace(const Call& call) {
   const Parameters parameters = call.positional({"old", "new", "count"}, 2);
   std::string to(parameters.text(1));
   if (call.self.is_markup()) to = escape(call.heap, parameters.at(1));
-  return call.make(replace_text(call.heap, call.text(), parameters.text(0), to, parameters.integer_or(2, -1)));
+  return call.make(
+      replace_text(call.heap, call.text(), parameters.text(0), to, parameters.integer_or(2, -1)));
 }
 
 Value join(const Call& call) {
@@ -308,7 +319,8 @@ Value without_affix(const Call& call) {
 }
 
 Value expandtabs(const Call& call) {
-  const int64_t size = std::max<int64_t>(Parameters("expandtabs", call.arguments, {"tabsize"}, 0).integer_or(0, 8), 0);
+  const int64_t size =
+      std::max<int64_t>(Parameters("expandtabs", call.arguments, {"tabsize"}, 0).integer_or(0, 8), 0);
   TextBuilder out(call.heap);
   int64_t column = 0;
   for (const char c : call.text()) {
@@ -349,49 +361,49 @@ struct NamedMethod {
 };
 
 constexpr NamedMethod kMethods[] = {{"capitalize", mapped<capitalize>},
-                                                {"casefold", mapped<casefold>},
-                                                {"center", padded<true, true>},
-                                                {"count", count},
-                                                {"endswith", has_affix<true>},
-                                                {"expandtabs", expandtabs},
-                                                {"find", find<false, false>},
-                                                {"format", format},
-                                                {"format_map", format_map},
-                                                {"index", find<false, true>},
-                                                {"isalnum", tested<all_of<CharacterClass::alphanumeric>>},
-                                                {"isalpha", tested<all_of<CharacterClass::alphabetic>>},
-                                                {"isascii", tested<all_ascii>},
-                                                {"isdecimal", tested<all_of<CharacterClass::decimal>>},
-                                                {"isdigit", tested<all_of<CharacterClass::digit>>},
-                                                {"isidentifier", tested<is_identifier>},
-                                                {"islower", tested<is_lower>},
-                                                {"isnumeric", tested<all_of<CharacterClass::numeric>>},
-                                                {"isprintable", tested<all_printable>},
-                                                {"isspace", tested<all_of<CharacterClass::space>>},
-                                                {"istitle", tested<is_title>},
-                                                {"isupper", tested<is_upper>},
-                                                {"join", join},
-                                                {"ljust", padded<false, true>},
-                                                {"lower", mapped<lower>},
-                                                {"lstrip", stripped<true, false>},
-                                                {"partition", partition<false>},
-                                                {"removeprefix", without_affix<false>},
-                                                {"removesuffix", without_affix<true>},
-                                                {"replace", replace},
-                                                {"rfind", find<true, false>},
-                                                {"rindex", find<true, true>},
-                                                {"rjust", padded<true, false>},
-                                                {"rpartition", partition<true>},
-                                                {"rsplit", split<true>},
-                                                {"rstrip", stripped<false, true>},
-                                                {"split", split<false>},
-                                                {"splitlines", splitlines},
-                                                {"startswith", has_affix<false>},
-                                                {"strip", stripped<true, true>},
-                                                {"swapcase", mapped<swap_case>},
-                                                {"title", mapped<title>},
-                                                {"upper", mapped<upper>},
-                                                {"zfill", zfill}};
+                                    {"casefold", mapped<casefold>},
+                                    {"center", padded<true, true>},
+                                    {"count", count},
+                                    {"endswith", has_affix<true>},
+                                    {"expandtabs", expandtabs},
+                                    {"find", find<false, false>},
+                                    {"format", format},
+                                    {"format_map", format_map},
+                                    {"index", find<false, true>},
+                                    {"isalnum", tested<all_of<CharacterClass::alphanumeric>>},
+                                    {"isalpha", tested<all_of<CharacterClass::alphabetic>>},
+                                    {"isascii", tested<all_ascii>},
+                                    {"isdecimal", tested<all_of<CharacterClass::decimal>>},
+                                    {"isdigit", tested<all_of<CharacterClass::digit>>},
+                                    {"isidentifier", tested<is_identifier>},
+                                    {"islower", tested<is_lower>},
+                                    {"isnumeric", tested<all_of<CharacterClass::numeric>>},
+                                    {"isprintable", tested<all_printable>},
+                                    {"isspace", tested<all_of<CharacterClass::space>>},
+                                    {"istitle", tested<is_title>},
+                                    {"isupper", tested<is_upper>},
+                                    {"join", join},
+                                    {"ljust", padded<false, true>},
+                                    {"lower", mapped<lower>},
+                                    {"lstrip", stripped<true, false>},
+                                    {"partition", partition<false>},
+                                    {"removeprefix", without_affix<false>},
+                                    {"removesuffix", without_affix<true>},
+                                    {"replace", replace},
+                                    {"rfind", find<true, false>},
+                                    {"rindex", find<true, true>},
+                                    {"rjust", padded<true, false>},
+                                    {"rpartition", partition<true>},
+                                    {"rsplit", split<true>},
+                                    {"rstrip", stripped<false, true>},
+                                    {"split", split<false>},
+                                    {"splitlines", splitlines},
+                                    {"startswith", has_affix<false>},
+                                    {"strip", stripped<true, true>},
+                                    {"swapcase", mapped<swap_case>},
+                                    {"title", mapped<title>},
+                                    {"upper", mapped<upper>},
+                                    {"zfill", zfill}};
 
 }  // namespace
 

@@ -38,24 +38,36 @@ std::partial_ordering order_numbers(const Value& left, const Value& right) {
 
 bool holds(Comparison how, std::partial_ordering order) {
   switch (how) {
-    case Comparison::equal: return order == 0;
-    case Comparison::not_equal: return order != 0;
-    case Comparison::less: return order < 0;
-    case Comparison::less_equal: return order <= 0;
-    case Comparison::greater: return order > 0;
-    case Comparison::greater_equal: return order >= 0;
+    case Comparison::equal:
+      return order == 0;
+    case Comparison::not_equal:
+      return order != 0;
+    case Comparison::less:
+      return order < 0;
+    case Comparison::less_equal:
+      return order <= 0;
+    case Comparison::greater:
+      return order > 0;
+    case Comparison::greater_equal:
+      return order >= 0;
   }
   return false;
 }
 
 const char* symbol(Comparison how) {
   switch (how) {
-    case Comparison::equal: return "==";
-    case Comparison::not_equal: return "!=";
-    case Comparison::less: return "<";
-    case Comparison::less_equal: return "<=";
-    case Comparison::greater: return ">";
-    case Comparison::greater_equal: return ">=";
+    case Comparison::equal:
+      return "==";
+    case Comparison::not_equal:
+      return "!=";
+    case Comparison::less:
+      return "<";
+    case Comparison::less_equal:
+      return "<=";
+    case Comparison::greater:
+      return ">";
+    case Comparison::greater_equal:
+      return ">=";
   }
   return "";
 }
@@ -80,39 +92,65 @@ bool next_of(GeneratorObject& generator, Value& out) {
   return generator.next(out);
 }
 
-bool is_ordered_flavor(Flavor flavor) { return flavor == Flavor::list || flavor == Flavor::tuple; }
+bool is_ordered_flavor(Flavor flavor) {
+  return flavor == Flavor::list || flavor == Flavor::tuple;
+}
 
 }  // namespace
 
-std::string_view Value::as_text() const { return object<TextObject>().text; }
-const SequenceObject& Value::as_sequence() const { return object<SequenceObject>(); }
-const DictionaryObject& Value::as_dictionary() const { return object<DictionaryObject>(); }
+std::string_view Value::as_text() const {
+  return object<TextObject>().text;
+}
+const SequenceObject& Value::as_sequence() const {
+  return object<SequenceObject>();
+}
+const DictionaryObject& Value::as_dictionary() const {
+  return object<DictionaryObject>();
+}
 
 const char* type_name(const Value& value) {
   switch (value.kind()) {
     case Kind::undefined:
-    case Kind::missing: return "Undefined";
-    case Kind::none: return "NoneType";
-    case Kind::boolean: return "bool";
-    case Kind::integer: return "int";
-    case Kind::real: return "float";
-    case Kind::text: return value.is_markup() ? "Markup" : "str";
+    case Kind::missing:
+      return "Undefined";
+    case Kind::none:
+      return "NoneType";
+    case Kind::boolean:
+      return "bool";
+    case Kind::integer:
+      return "int";
+    case Kind::real:
+      return "float";
+    case Kind::text:
+      return value.is_markup() ? "Markup" : "str";
     case Kind::sequence:
       switch (value.as_sequence().flavor) {
-        case Flavor::list: return "list";
-        case Flavor::tuple: return "tuple";
-        case Flavor::range: return "range";
-        case Flavor::keys: return "dict_keys";
-        case Flavor::values: return "dict_values";
-        case Flavor::items: return "dict_items";
+        case Flavor::list:
+          return "list";
+        case Flavor::tuple:
+          return "tuple";
+        case Flavor::range:
+          return "range";
+        case Flavor::keys:
+          return "dict_keys";
+        case Flavor::values:
+          return "dict_values";
+        case Flavor::items:
+          return "dict_items";
       }
       break;
-    case Kind::dictionary: return "dict";
-    case Kind::generator: return value.object<GeneratorObject>().type;
-    case Kind::name_space: return "Namespace";
-    case Kind::function: return "builtin_function_or_method";
-    case Kind::macro: return "Macro";
-    case Kind::loop: return "LoopContext";
+    case Kind::dictionary:
+      return "dict";
+    case Kind::generator:
+      return value.object<GeneratorObject>().type;
+    case Kind::name_space:
+      return "Namespace";
+    case Kind::function:
+      return "builtin_function_or_method";
+    case Kind::macro:
+      return "Macro";
+    case Kind::loop:
+      return "LoopContext";
   }
   return "object";
 }
@@ -134,14 +172,21 @@ bool truth(const Value& value) {
   switch (value.kind()) {
     case Kind::undefined:
     case Kind::missing:
-    case Kind::none: return false;
+    case Kind::none:
+      return false;
     case Kind::boolean:
-    case Kind::integer: return value.as_integer() != 0;
-    case Kind::real: return value.as_real() != 0;
-    case Kind::text: return !value.as_text().empty();
-    case Kind::sequence: return !value.as_sequence().items.empty();
-    case Kind::dictionary: return value.as_dictionary().table.size() != 0;
-    default: return true;
+    case Kind::integer:
+      return value.as_integer() != 0;
+    case Kind::real:
+      return value.as_real() != 0;
+    case Kind::text:
+      return !value.as_text().empty();
+    case Kind::sequence:
+      return !value.as_sequence().items.empty();
+    case Kind::dictionary:
+      return value.as_dictionary().table.size() != 0;
+    default:
+      return true;
   }
 }
 
@@ -152,7 +197,8 @@ bool equal(Heap& heap, const Value& left, const Value& right) {
   switch (left.kind()) {
     case Kind::undefined:
     case Kind::missing:
-    case Kind::none: return true;
+    case Kind::none:
+      return true;
     case Kind::text:
       heap.work_on(std::min(left.as_text().size(), right.as_text().size()));
       return left.as_text() == right.as_text();
@@ -165,12 +211,14 @@ bool equal(Heap& heap, const Value& left, const Value& right) {
       }
       return true;
     }
-    case Kind::dictionary: return equal_tables(heap, left.as_dictionary().table, right.as_dictionary().table);
+    case Kind::dictionary:
+      return equal_tables(heap, left.as_dictionary().table, right.as_dictionary().table);
     case Kind::function: {
       const auto &a = left.object<FunctionObject>(), &b = right.object<FunctionObject>();
       return a.name == b.name && a.self.pointer() == b.self.pointer();
     }
-    default: return left.pointer() == right.pointer();
+    default:
+      return left.pointer() == right.pointer();
   }
 }
 
@@ -193,7 +241,8 @@ bool compare(Heap& heap, Comparison how, const Value& left, const Value& right) 
     }
     return holds(how, a.size() <=> b.size());
   }
-  fail("'{}' not supported between instances of '{}' and '{}'", symbol(how), type_name(left), type_name(right));
+  fail("'{}' not supported between instances of '{}' and '{}'", symbol(how), type_name(left),
+       type_name(right));
 }
 
 void sort_by_key(Heap& heap, std::vector<std::pair<Value, Value>>& pairs, bool reverse) {
@@ -201,13 +250,15 @@ void sort_by_key(Heap& heap, std::vector<std::pair<Value, Value>>& pairs, bool r
   std::vector<std::pair<Value, Value>> merged(pairs.size());
   for (size_t width = 1; width < pairs.size(); width *= 2) {
     for (size_t begin = 0; begin < pairs.size(); begin += 2 * width) {
-      const size_t middle = std::min(begin + width, pairs.size()), end = std::min(begin + 2 * width, pairs.size());
+      const size_t middle = std::min(begin + width, pairs.size()),
+                   end = std::min(begin + 2 * width, pairs.size());
       size_t left = begin, right = middle;
       for (size_t to = begin; to < end; ++to) {
         const bool take_right =
             left == middle ||
-            (right < end && (reverse ? compare(heap, Comparison::less, pairs[left].first, pairs[right].first)
-                                     : compare(heap, Comparison::less, pairs[right].first, pairs[left].first)));
+            (right < end &&
+             (reverse ? compare(heap, Comparison::less, pairs[left].first, pairs[right].first)
+                      : compare(heap, Comparison::less, pairs[right].first, pairs[left].first)));
         merged[to] = std::move(pairs[take_right ? right++ : left++]);
       }
     }
@@ -220,7 +271,8 @@ bool contains(Heap& heap, const Value& container, const Value& needle) {
     case Kind::text:
       if (!needle.is_text()) fail("'in <string>' requires string as left operand, not {}", type_name(needle));
       return find_text(heap, container.as_text(), needle.as_text()) != std::string_view::npos;
-    case Kind::dictionary: return container.as_dictionary().table.find(heap, needle) != nullptr;
+    case Kind::dictionary:
+      return container.as_dictionary().table.find(heap, needle) != nullptr;
     case Kind::sequence:
     case Kind::generator:
     case Kind::undefined: {
@@ -230,7 +282,8 @@ bool contains(Heap& heap, const Value& container, const Value& needle) {
       }
       return false;
     }
-    default: fail("argument of type '{}' is not iterable", type_name(container));
+    default:
+      fail("argument of type '{}' is not iterable", type_name(container));
   }
 }
 
@@ -248,15 +301,22 @@ bool has_length(const Value& value) {
 
 int64_t length(const Value& value) {
   switch (value.kind()) {
-    case Kind::text: return static_cast<int64_t>(value.object<TextObject>().code_points);
-    case Kind::sequence: return static_cast<int64_t>(value.as_sequence().items.size());
-    case Kind::dictionary: return static_cast<int64_t>(value.as_dictionary().table.size());
-    case Kind::undefined: return 0;
-    default: fail("object of type '{}' has no len()", type_name(value));
+    case Kind::text:
+      return static_cast<int64_t>(value.object<TextObject>().code_points);
+    case Kind::sequence:
+      return static_cast<int64_t>(value.as_sequence().items.size());
+    case Kind::dictionary:
+      return static_cast<int64_t>(value.as_dictionary().table.size());
+    case Kind::undefined:
+      return 0;
+    default:
+      fail("object of type '{}' has no len()", type_name(value));
   }
 }
 
-bool is_iterable(const Value& value) { return has_length(value) || value.kind() == Kind::generator; }
+bool is_iterable(const Value& value) {
+  return has_length(value) || value.kind() == Kind::generator;
+}
 
 Iterator::Iterator(Heap& heap, Value source) : heap_(&heap), source_(std::move(source)) {
   if (!is_iterable(source_)) fail("'{}' object is not iterable", type_name(source_));
@@ -285,8 +345,10 @@ bool Iterator::next(Value& out) {
       out = entries[at_++].first;
       return true;
     }
-    case Kind::generator: return next_of(source_.object<GeneratorObject>(), out);
-    default: return false;
+    case Kind::generator:
+      return next_of(source_.object<GeneratorObject>(), out);
+    default:
+      return false;
   }
 }
 

@@ -1,8 +1,8 @@
 // Values of the Jinja interpreter: Python's types as templates meet them, counted while they live.
 //
-// Texts, lists, tuples and dictionaries never change once made (the sandbox forbids it), so they are shared; only
-// namespaces and generators have state. Operations throw Failure, which parse() and render() turn into a Status: it
-// never leaves this room.
+// Texts, lists, tuples and dictionaries never change once made (the sandbox forbids it), so they are shared;
+// only namespaces and generators have state. Operations throw Failure, which parse() and render() turn into a
+// Status: it never leaves this room.
 #pragma once
 
 #include <fmt/format.h>
@@ -62,7 +62,8 @@ enum class Flavor : uint8_t { list, tuple, range, keys, values, items };
 
 class Heap;
 
-// What a Value points to. `bytes` were counted by `heap` (none for the constants of a template) and go back to it.
+// What a Value points to. `bytes` were counted by `heap` (none for the constants of a template) and go back
+// to it.
 struct Object {
   virtual ~Object();
   Heap* heap = nullptr;
@@ -328,14 +329,14 @@ bool equal(Heap& heap, const Value& left, const Value& right);
 enum class Comparison : uint8_t { equal, not_equal, less, less_equal, greater, greater_equal };
 // Python's comparisons; fails where two types have no order.
 bool compare(Heap& heap, Comparison how, const Value& left, const Value& right);
-// Sorts pairs by their first values, equal ones (in the order of `reverse`, too) staying as they are. Whatever the
-// comparison says, also of numbers that are none, this ends and keeps all pairs.
+// Sorts pairs by their first values, equal ones (in the order of `reverse`, too) staying as they are.
+// Whatever the comparison says, also of numbers that are none, this ends and keeps all pairs.
 void sort_by_key(Heap& heap, std::vector<std::pair<Value, Value>>& pairs, bool reverse);
 // `needle in container`.
 bool contains(Heap& heap, const Value& container, const Value& needle);
 
-// The first place of `part` in `text` at or after byte `from`, npos if none. Linear whatever the two are (a naive search
-// takes the product of their lengths on texts made for it).
+// The first place of `part` in `text` at or after byte `from`, npos if none. Linear whatever the two are (a
+// naive search takes the product of their lengths on texts made for it).
 size_t find_text(Heap& heap, std::string_view text, std::string_view part, size_t from = 0);
 
 // len(value): fails for what has none.
@@ -343,7 +344,8 @@ int64_t length(const Value& value);
 bool has_length(const Value& value);
 bool is_iterable(const Value& value);
 
-// Walks a text's characters, a sequence, a dictionary's keys or a generator. Fails for what cannot be iterated.
+// Walks a text's characters, a sequence, a dictionary's keys or a generator. Fails for what cannot be
+// iterated.
 class Iterator {
  public:
   Iterator(Heap& heap, Value source);
@@ -367,8 +369,8 @@ std::string real_repr(double value);
 struct JsonStyle {
   bool ensure_ascii = false;
   bool sort_keys = false;
-  bool pretty = false;       // an indent was given
-  std::string indent;        // one level of it
+  bool pretty = false;  // an indent was given
+  std::string indent;   // one level of it
   std::string item_separator = ", ", key_separator = ": ";
 };
 std::string to_json(Heap& heap, const Value& value, const JsonStyle& style);
