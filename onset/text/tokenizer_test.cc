@@ -428,6 +428,11 @@ TEST(TokenizerJson, SaysWhatIsWrongWithAFile) {
             "f: the normalizer is nested too deeply");
   EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = "{\"a\": ", .source = "f"}).status().message(),
             "f: not valid JSON near byte 7");
+  EXPECT_EQ(
+      tokenizer_spec_from_json({.tokenizer = R"({"model": {"vocab": {"a": 0, "a": 1}}})", .source = "f"})
+          .status()
+          .message(),
+      "f: field \"a\" stands there twice");
   EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = "[]", .source = "f"}).status().message(),
             "f: should be a JSON object, but is array");
 }
