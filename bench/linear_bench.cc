@@ -1,7 +1,8 @@
 // Linear layers against the machine's peaks: prefill as a share of int8 products, decode of reading memory.
 //
-// linear_bench [shapes] [decode] [threads N]  prints one line for each shape and number of rows. Samples are the best of many
-// short runs, and the peaks are measured anew beside each shape, because clocks and neighbours change.
+// linear_bench [shapes] [decode] [threads N]  prints one line for each shape and number of rows. Samples are
+// the best of many short runs, and the peaks are measured anew beside each shape, because clocks and
+// neighbours change.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -49,14 +50,15 @@ LinearWeight random_weight(int64_t in, int64_t out, std::byte* data, ThreadPool&
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
   for (float& value : values) value = normal(random);
-  pack_linear(Precision::fast, in, out,
-              [&](int64_t n, std::span<float> row) { std::copy_n(&values[n * 977 % 65536], row.size(), row.data()); },
-              data, pool);
+  pack_linear(
+      Precision::fast, in, out,
+      [&](int64_t n, std::span<float> row) { std::copy_n(&values[n * 977 % 65536], row.size(), row.data()); },
+      data, pool);
   return {Precision::fast, in, out, data};
 }
 
-// One layer on `rows` rows, as the executor runs it: with many rows each worker takes some of them, with few rows each prepares
-// all of them for itself and takes some columns.
+// One layer on `rows` rows, as the executor runs it: with many rows each worker takes some of them, with few
+// rows each prepares all of them for itself and takes some columns.
 struct Run {
   Isa isa;
   ThreadPool& pool;
@@ -112,9 +114,11 @@ void bench_shapes(Isa isa, ThreadPool& pool) {
         whole = std::min(whole, best_of(repeats, [&] { run(); }));
         multiply = std::min(multiply, best_of(repeats, [&] { run(false); }));
       }
-      std::printf("%-9s in %5ld out %5ld rows %4ld  %8.1f us  %6.3f Tops  %5.1f%% of int8 peak  (products alone %5.1f%%, peak %.3f)\n",
-                  isa_name(isa), in, out, rows, whole * 1e6, operations / whole * 1e-12, 100 * operations / whole / peak,
-                  100 * operations / multiply / peak, peak * 1e-12);
+      std::printf(
+          "%-9s in %5ld out %5ld rows %4ld  %8.1f us  %6.3f Tops  %5.1f%% of int8 peak  (products alone "
+          "%5.1f%%, peak %.3f)\n",
+          isa_name(isa), in, out, rows, whole * 1e6, operations / whole * 1e-12,
+          100 * operations / whole / peak, 100 * operations / multiply / peak, peak * 1e-12);
       std::fflush(stdout);
     }
   }
@@ -124,7 +128,8 @@ void bench_shapes(Isa isa, ThreadPool& pool) {
 void bench_decode(Isa isa, ThreadPool& pool) {
   std::vector<std::pair<int64_t, int64_t>> shapes;
   for (int layer = 0; layer < 30; ++layer) {
-    for (const auto& [in, out] : {std::pair{576, 960}, {576, 576}, {576, 3072}, {1536, 576}}) shapes.emplace_back(in, out);
+    for (const auto& [in, out] : {std::pair{576, 960}, {576, 576}, {576, 3072}, {1536, 576}})
+      shapes.emplace_back(in, out);
   }
   shapes.emplace_back(576, 49152);
   size_t bytes = 0;
@@ -146,20 +151,21 @@ void bench_decode(Isa isa, ThreadPool& pool) {
     for (int i = 0; i < 5; ++i) {
       peak = std::max(peak, measure_read_peak(isa, pool));
       best = std::min(best, best_of(12, [&] {
-        for (const LinearWeight& weight : weights) {
-          Run{isa, pool, weight, rows, input.data(), prepared, output.data()}();
-        }
-      }));
+                        for (const LinearWeight& weight : weights) {
+                          Run{isa, pool, weight, rows, input.data(), prepared, output.data()}();
+                        }
+                      }));
       products = std::min(products, best_of(12, [&] {
-        for (const LinearWeight& weight : weights) {
-          Run{isa, pool, weight, rows, input.data(), prepared, output.data()}(false);
-        }
-      }));
+                            for (const LinearWeight& weight : weights) {
+                              Run{isa, pool, weight, rows, input.data(), prepared, output.data()}(false);
+                            }
+                          }));
     }
-    std::printf("%-9s decode rows %2ld  %7.3f ms  %5.1f GB/s  %5.1f%% of read peak %.1f  (products alone %5.1f%%)\n",
-                isa_name(isa), rows, best * 1e3, static_cast<double>(bytes) / best * 1e-9,
-                100 * static_cast<double>(bytes) / best / peak, peak * 1e-9,
-                100 * static_cast<double>(bytes) / products / peak);
+    std::printf(
+        "%-9s decode rows %2ld  %7.3f ms  %5.1f GB/s  %5.1f%% of read peak %.1f  (products alone %5.1f%%)\n",
+        isa_name(isa), rows, best * 1e3, static_cast<double>(bytes) / best * 1e-9,
+        100 * static_cast<double>(bytes) / best / peak, peak * 1e-9,
+        100 * static_cast<double>(bytes) / products / peak);
     std::fflush(stdout);
   }
 }
@@ -181,9 +187,10 @@ int run(int argc, char** argv) {
   if (!shapes && !decode) shapes = decode = true;
   ThreadPool pool(threads);
   const MachinePeaks peaks = measure_machine(*isa, pool);
-  std::printf("%s, %d threads: int8 %.3f Tops, bf16 %.3f TFLOP/s, float32 %.3f TFLOP/s, read %.1f GB/s\n", isa_name(*isa),
-              peaks.threads, peaks.int8_operations_per_second * 1e-12, peaks.bf16_operations_per_second * 1e-12,
-              peaks.float32_operations_per_second * 1e-12, peaks.read_bytes_per_second * 1e-9);
+  std::printf("%s, %d threads: int8 %.3f Tops, bf16 %.3f TFLOP/s, float32 %.3f TFLOP/s, read %.1f GB/s\n",
+              isa_name(*isa), peaks.threads, peaks.int8_operations_per_second * 1e-12,
+              peaks.bf16_operations_per_second * 1e-12, peaks.float32_operations_per_second * 1e-12,
+              peaks.read_bytes_per_second * 1e-9);
   if (decode) bench_decode(*isa, pool);
   if (shapes) bench_shapes(*isa, pool);
   return 0;
@@ -192,4 +199,6 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace onset
 
-int main(int argc, char** argv) { return onset::run(argc, argv); }
+int main(int argc, char** argv) {
+  return onset::run(argc, argv);
+}

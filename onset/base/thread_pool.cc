@@ -14,8 +14,9 @@
 namespace onset {
 namespace {
 
-// How long a waiting worker keeps its core before it sleeps: longer than the serial code between two regions of a
-// step (sampling included), short enough that an idle server is idle. Waking a sleeper costs some 5 to 50 microseconds.
+// How long a waiting worker keeps its core before it sleeps: longer than the serial code between two regions
+// of a step (sampling included), short enough that an idle server is idle. Waking a sleeper costs some 5 to
+// 50 microseconds.
 constexpr auto spin_time = std::chrono::microseconds(150);
 
 void relax() {
@@ -70,7 +71,8 @@ struct ThreadPool::Shared {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads), shared_(std::make_unique<Shared>()) {
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads < 1 ? 1 : threads), shared_(std::make_unique<Shared>()) {
   shared_->spins = threads_ <= available_cores();
   for (int worker = 1; worker < threads_; ++worker) {
     shared_->workers.emplace_back([shared = shared_.get(), worker] { shared->work(worker); });

@@ -22,17 +22,17 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Runs body(worker) once for every worker in 0..threads()-1, worker 0 on the calling thread, and returns when
-  // all are done; what they wrote is visible to the caller. The body must not throw. Only one thread may be in run()
-  // at a time (the engine's step loop owns its pool), and the body must not call the pool it runs on: it would wait
-  // for itself. Debug builds stop at such a call; another pool may be used inside a body.
+  // Runs body(worker) once for every worker in 0..threads()-1, worker 0 on the calling thread, and returns
+  // when all are done; what they wrote is visible to the caller. The body must not throw. Only one thread may
+  // be in run() at a time (the engine's step loop owns its pool), and the body must not call the pool it runs
+  // on: it would wait for itself. Debug builds stop at such a call; another pool may be used inside a body.
   template <typename Body>
   void run(const Body& body) {
     run_erased([](const void* context, int worker) { (*static_cast<const Body*>(context))(worker); }, &body);
   }
 
-  // Runs body(index, worker) for every index in 0..count-1. Workers claim the next free index one after the other,
-  // so that a core that is slowed by others holds the rest up as little as possible.
+  // Runs body(index, worker) for every index in 0..count-1. Workers claim the next free index one after the
+  // other, so that a core that is slowed by others holds the rest up as little as possible.
   template <typename Body>
   void for_each(int64_t count, const Body& body) {
     if (count <= 0) return;
@@ -42,7 +42,8 @@ class ThreadPool {
     }
     std::atomic<int64_t> next{0};
     run([&](int worker) {
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(index, worker);
+      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+        body(index, worker);
     });
   }
 

@@ -1,11 +1,12 @@
 // Linear layers: output[row][n] = sum over k of input[row][k] * weight[n][k]  (+ bias[n]).
 //
-// A weight matrix is packed once into the panels that the micro-kernel reads; the bytes can be kept in a file and
-// mapped. The kernel and the arithmetic follow from the precision:
+// A weight matrix is packed once into the panels that the micro-kernel reads; the bytes can be kept in a file
+// and mapped. The kernel and the arithmetic follow from the precision:
 //   reference  float32 weights and inputs, one fixed order of addition over k for every element
-//   fast       int8 weights times int8 inputs with exact int32 sums; inputs are rotated (blockwise Hadamard) and quantised per row
-// In both, an output element depends only on its input row and weight row: never on the other rows of a call, on how
-// rows or columns are split among calls, or on the number of threads.
+//   fast       int8 weights times int8 inputs with exact int32 sums; inputs are rotated (blockwise Hadamard)
+//   and quantised per row
+// In both, an output element depends only on its input row and weight row: never on the other rows of a call,
+// on how rows or columns are split among calls, or on the number of threads.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +32,8 @@ struct LinearWeight {
   const std::byte* data = nullptr;  // 64-byte aligned, linear_bytes() long
 };
 
-// Identifies the packed layout: changes whenever packed bytes would differ, so that stale packed files are refused.
+// Identifies the packed layout: changes whenever packed bytes would differ, so that stale packed files are
+// refused.
 uint32_t linear_layout_version();
 
 // Bytes of a packed matrix, a multiple of 64.
@@ -42,33 +44,35 @@ using WeightRows = std::function<void(int64_t n, std::span<float> values)>;
 
 // What happens to an input before it is rotated and quantised, so that less is rounded away:
 //     input' = (input - shift) * inverse
-// The packed weights carry the opposite (columns divided by `inverse`, and weight * shift added to every output), so
-// that the product stays what it was. Both spans are [in], `inverse` positive; both empty: nothing happens.
+// The packed weights carry the opposite (columns divided by `inverse`, and weight * shift added to every
+// output), so that the product stays what it was. Both spans are [in], `inverse` positive; both empty:
+// nothing happens.
 struct InputConditioning {
   std::span<const float> shift, inverse;
 };
 
-// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned). Reference precision needs no conditioning and
-// ignores it.
+// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned). Reference precision needs no
+// conditioning and ignores it.
 void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
                  const InputConditioning& conditioning, std::byte* destination, ThreadPool& pool);
-inline void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination,
-                        ThreadPool& pool) {
+inline void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
+                        std::byte* destination, ThreadPool& pool) {
   pack_linear(precision, in, out, rows, {}, destination, pool);
 }
 
 // The input rows in the form that multiply() reads: rotated, quantised, with their scales; or plain float32.
-// linear_input_bytes() says how much room `rows` rows take (a multiple of 64). Prepared rows lie one after another and know
-// nothing of each other: row r begins linear_input_bytes(weight, r) bytes on, so workers may prepare and multiply blocks of
-// rows of one buffer. What is prepared for one instruction set is read by multiply_linear() of the same one only.
+// linear_input_bytes() says how much room `rows` rows take (a multiple of 64). Prepared rows lie one after
+// another and know nothing of each other: row r begins linear_input_bytes(weight, r) bytes on, so workers may
+// prepare and multiply blocks of rows of one buffer. What is prepared for one instruction set is read by
+// multiply_linear() of the same one only.
 size_t linear_input_bytes(const LinearWeight& weight, int64_t rows);
 // input: row r begins at input + r * input_stride (in floats). `prepared` is 64-byte aligned.
-void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows,
-                          std::byte* prepared);
+void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride,
+                          int64_t rows, std::byte* prepared);
 
 // What becomes of the products.
 struct LinearOutput {
-  float* data = nullptr;        // row r, column n at data[r * stride + n], n counted over the whole matrix
+  float* data = nullptr;  // row r, column n at data[r * stride + n], n counted over the whole matrix
   int64_t stride = 0;
   const float* bias = nullptr;  // [out], or none
   bool accumulate = false;      // adds to what is there (a residual stream) instead of overwriting it
@@ -78,8 +82,8 @@ struct LinearOutput {
 inline constexpr int64_t linear_column_step = 32;
 
 // Multiplies `rows` prepared rows with columns column_begin..column_end-1 (column_begin a multiple of
-// linear_column_step, column_end such a multiple or weight.out). Runs on the calling thread. One row (decode) and many rows
-// (prefill) take different kernels over the same packed bytes with bit-equal results.
+// linear_column_step, column_end such a multiple or weight.out). Runs on the calling thread. One row (decode)
+// and many rows (prefill) take different kernels over the same packed bytes with bit-equal results.
 void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows,
                      int64_t column_begin, int64_t column_end, const LinearOutput& output);
 

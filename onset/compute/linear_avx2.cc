@@ -9,9 +9,9 @@
 namespace onset {
 namespace {
 
-// Multiplies in 16 bits (vpmaddwd), which is exact; the byte instruction (vpmaddubsw) would saturate, and moving the weights' signs
-// to the row's values to prevent that takes a third instruction on the two multiplying ports. A vector holds four columns, two
-// sums for each: k 0 and 1, k 2 and 3.
+// Multiplies in 16 bits (vpmaddwd), which is exact; the byte instruction (vpmaddubsw) would saturate, and
+// moving the weights' signs to the row's values to prevent that takes a third instruction on the two
+// multiplying ports. A vector holds four columns, two sums for each: k 0 and 1, k 2 and 3.
 struct Ints {
   static constexpr int columns = 4;
   static constexpr int value_bytes = 2;
@@ -33,7 +33,9 @@ struct Ints {
   static Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
   static Vector dot(Vector sum, Vector four, Weights weights) {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(four, weights));
-    asm("" : "+x"(sum));  // keeps Clang from adding products to each other first, for which registers do not suffice
+    asm(""
+        : "+x"(sum));  // keeps Clang from adding products to each other first, for which registers do not
+                       // suffice
     return sum;
   }
   // Adds neighbours; vpermq puts the halves of two vectors in order.
@@ -50,7 +52,8 @@ struct Ints {
 void quantize_row(const float* values, int64_t count, float scale_inverse, std::byte* stored) {
   const __m256 inverse = _mm256_set1_ps(scale_inverse);
   for (int64_t k = 0; k < count; k += 16) {
-    const __m256i packed = _mm256_packs_epi32(quantize_8(values + k, inverse), quantize_8(values + k + 8, inverse));
+    const __m256i packed =
+        _mm256_packs_epi32(quantize_8(values + k, inverse), quantize_8(values + k + 8, inverse));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(stored + 2 * k), _mm256_permute4x64_epi64(packed, 0xd8));
   }
 }
@@ -59,6 +62,7 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 }  // namespace onset
 
 #include "onset/compute/rotation_kernels.inc"
+
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {

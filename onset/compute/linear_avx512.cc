@@ -26,7 +26,9 @@ struct Ints {
   }
   static Vector weights(const std::byte* from) { return _mm512_loadu_si512(from); }
   static Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
-  static Vector dot(Vector sum, Vector four, Vector weights) { return _mm512_dpbusd_epi32(sum, four, weights); }
+  static Vector dot(Vector sum, Vector four, Vector weights) {
+    return _mm512_dpbusd_epi32(sum, four, weights);
+  }
   template <int V>
   static ONSET_INLINE void to_floats(const Vector (&sums)[V], __m512 (&values)[V]) {
     ONSET_UNROLL
@@ -45,9 +47,12 @@ struct Floats {
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 };
 
-// The butterflies between the two halves of each pair of lanes: `swapped` is v with the halves exchanged, `sign` is -1
-// where the second half is. Multiplying by -1 is exact, so the fused operation rounds as one addition does.
-inline __m512 butterfly(__m512 v, __m512 swapped, __m512 sign) { return _mm512_fmadd_ps(v, sign, swapped); }
+// The butterflies between the two halves of each pair of lanes: `swapped` is v with the halves exchanged,
+// `sign` is -1 where the second half is. Multiplying by -1 is exact, so the fused operation rounds as one
+// addition does.
+inline __m512 butterfly(__m512 v, __m512 swapped, __m512 sign) {
+  return _mm512_fmadd_ps(v, sign, swapped);
+}
 
 inline __m512 signs(__mmask16 minus) {
   return _mm512_mask_blend_ps(minus, _mm512_set1_ps(1.0f), _mm512_set1_ps(-1.0f));
@@ -63,7 +68,8 @@ inline __m512 hadamard_lanes(__m512 v) {
 
 QuantizerScale row_scale(const float* values, int64_t count) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+  __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                        _mm512_setzero_si512()};
   for (int64_t k = 0; k < count; k += 64) {
     for (int i = 0; i < 4; ++i) {
       const __m512i bits = _mm512_loadu_si512(values + k + 16 * i);
@@ -95,6 +101,7 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 }  // namespace onset
 
 #include "onset/compute/rotation_kernels.inc"
+
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {

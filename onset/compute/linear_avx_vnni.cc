@@ -15,7 +15,9 @@ inline __m256i dot_256(__m256i sum, __m256i four, __m256i weights) {
 }  // namespace onset
 
 #include "onset/compute/linear_vnni256.inc"
+
 #include "onset/compute/rotation_kernels.inc"
+
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {

@@ -7,13 +7,17 @@
 namespace onset {
 namespace {
 
-inline __m256i dot_256(__m256i sum, __m256i four, __m256i weights) { return _mm256_dpbusd_epi32(sum, four, weights); }
+inline __m256i dot_256(__m256i sum, __m256i four, __m256i weights) {
+  return _mm256_dpbusd_epi32(sum, four, weights);
+}
 
 }  // namespace
 }  // namespace onset
 
 #include "onset/compute/linear_vnni256.inc"
+
 #include "onset/compute/rotation_kernels.inc"
+
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {

@@ -1,20 +1,29 @@
-// Linear layers in portable C++: the vectors are short arrays, which compilers put in what registers there are.
+// Linear layers in portable C++: the vectors are short arrays, which compilers put in what registers there
+// are.
 #include "onset/compute/linear_kernels.h"
 #include "onset/compute/linear_quantizer.inc"
 
 namespace onset {
 namespace {
 
-struct FloatVector { float lane[8]; };
+struct FloatVector {
+  float lane[8];
+};
 
 struct Ints {
   static constexpr int columns = 8;
   static constexpr int value_bytes = 2;
   static constexpr bool biased = false;
   static constexpr int registers = 8;
-  struct Vector { int32_t lane[columns]; };
-  struct Weights { int16_t lane[4 * columns]; };
-  struct Four { int16_t value[4]; };
+  struct Vector {
+    int32_t lane[columns];
+  };
+  struct Weights {
+    int16_t lane[4 * columns];
+  };
+  struct Four {
+    int16_t value[4];
+  };
 
   static Vector zero() { return {}; }
   static Vector load(const int32_t*) { return zero(); }  // only for biased values
@@ -114,6 +123,7 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 }  // namespace onset
 
 #include "onset/compute/rotation_kernels.inc"
+
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {

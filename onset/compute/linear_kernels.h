@@ -1,6 +1,6 @@
-// What linear.cc and the kernels compiled for each instruction set share: where things lie in packed matrices and
-// prepared rows, and the table of kernels. Plain structs only: kernel files may emit no inline function that the linker
-// could merge with other files' copies.
+// What linear.cc and the kernels compiled for each instruction set share: where things lie in packed matrices
+// and prepared rows, and the table of kernels. Plain structs only: kernel files may emit no inline function
+// that the linker could merge with other files' copies.
 #pragma once
 
 #include <cstddef>
@@ -11,36 +11,38 @@ namespace onset {
 // Columns of a panel, the unit in which weights are packed.
 inline constexpr int64_t linear_panel_columns = 32;
 
-// The orthogonal transform that spreads a row's large values over all of it, before both factors of a product are rounded to
-// int8: the Kronecker product of a Walsh-Hadamard transform of `power` values and of a Householder reflection
-// I - (2/f) J (J all ones) for each small odd prime factor f of the row's length; 576 = 64 x 3 x 3, 1536 = 512 x 3.
-// Hadamard is applied as sums, not normalised: the product of two transformed rows is `power` times that of the rows.
-// rotation.h says which factors, and why.
+// The orthogonal transform that spreads a row's large values over all of it, before both factors of a product
+// are rounded to int8: the Kronecker product of a Walsh-Hadamard transform of `power` values and of a
+// Householder reflection I - (2/f) J (J all ones) for each small odd prime factor f of the row's length; 576
+// = 64 x 3 x 3, 1536 = 512 x 3. Hadamard is applied as sums, not normalised: the product of two transformed
+// rows is `power` times that of the rows. rotation.h says which factors, and why.
 struct Rotation {
-  int64_t count;       // values of a row
-  int64_t power;       // the largest power of two that divides count
+  int64_t count;  // values of a row
+  int64_t power;  // the largest power of two that divides count
   int factors;
   int64_t factor[12];  // of stride power, power * factor[0], ...
 };
 
-// The fast precision. A packed matrix is ceil(out / 32) panels, one after the other. Panel p holds columns 32p..32p+31:
-//   int8   weights[padded_in / 4][32][4]   at 0: four consecutive k of one column side by side, as vpdpbusd reads them
-//   int32  sums[32]                        at panel_sums: -128 times the sum of the column's weights
-//   float  scales[32]                      at panel_scales
-//   float  biases[32]                      at panel_biases: weight * shift (InputConditioning)
-// After the panels, at `conditioning`: float shift[in], then inverse[in], each in a stretch of a multiple of 64 bytes.
-// Weights past `in` or `out` are 0. A prepared row is
+// The fast precision. A packed matrix is ceil(out / 32) panels, one after the other. Panel p holds columns
+// 32p..32p+31:
+//   int8   weights[padded_in / 4][32][4]   at 0: four consecutive k of one column side by side, as vpdpbusd
+//   reads them int32  sums[32]                        at panel_sums: -128 times the sum of the column's
+//   weights float  scales[32]                      at panel_scales float  biases[32]                      at
+//   panel_biases: weight * shift (InputConditioning)
+// After the panels, at `conditioning`: float shift[in], then inverse[in], each in a stretch of a multiple of
+// 64 bytes. Weights past `in` or `out` are 0. A prepared row is
 //   float  scale                           at 0
 //   int8   values[padded_in]               at row_values; how they are stored depends on the instruction set:
-//                                          VNNI: value + 128 as an unsigned byte, and products start from `sums`;
-//                                          others: 16-bit values (there is room for those always)
-// and a product is  (sum over k of value * weight) * row scale * column scale + the column's bias,  the sum exact in int32
-// (in <= 131,072), the rest in float32, each operation rounded. One scale for a row and one for a column: with the
-// conditioning that is as near to float32 as llama.cpp's blocks of 32 are (docs/results.md), and the kernel
-// needs no float arithmetic but at the end of a sum; a scale for every 64 values of a row costs 20 % of the speed.
+//                                          VNNI: value + 128 as an unsigned byte, and products start from
+//                                          `sums`; others: 16-bit values (there is room for those always)
+// and a product is  (sum over k of value * weight) * row scale * column scale + the column's bias,  the sum
+// exact in int32 (in <= 131,072), the rest in float32, each operation rounded. One scale for a row and one
+// for a column: with the conditioning that is as near to float32 as llama.cpp's blocks of 32 are
+// (docs/results.md), and the kernel needs no float arithmetic but at the end of a sum; a scale for every 64
+// values of a row costs 20 % of the speed.
 struct FastLayout {
   int64_t in, out;
-  int64_t padded_in;     // in rounded up to a multiple of 4
+  int64_t padded_in;  // in rounded up to a multiple of 4
   Rotation rotation;
   int64_t row_bytes, row_values;
   int64_t panel_bytes, panel_sums, panel_scales, panel_biases;
@@ -68,7 +70,8 @@ struct MultiplyCall {
 
 struct LinearKernels {
   void (*rotate)(const Rotation& rotation, float* values);
-  // weight: the packed matrix. scratch: twice layout.in floats rounded up to a multiple of 64, 64-byte aligned.
+  // weight: the packed matrix. scratch: twice layout.in floats rounded up to a multiple of 64, 64-byte
+  // aligned.
   void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride,
                   int64_t rows, std::byte* prepared, float* scratch);
   void (*multiply)(const FastLayout& layout, const MultiplyCall& call);

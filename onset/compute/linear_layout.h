@@ -1,4 +1,5 @@
-// The layouts of a weight's packed bytes and prepared rows (see linear_kernels.h), for packing, inspection and tests.
+// The layouts of a weight's packed bytes and prepared rows (see linear_kernels.h), for packing, inspection
+// and tests.
 #pragma once
 
 #include "onset/compute/linear.h"

@@ -1,4 +1,5 @@
-// What this machine can do at best: multiplications from registers, reading from memory. Kernels are judged by their share.
+// What this machine can do at best: multiplications from registers, reading from memory. Kernels are judged
+// by their share.
 #pragma once
 
 #include <vector>
@@ -18,7 +19,8 @@ struct MachinePeaks {
   double read_bytes_per_second = 0;          // a sequential read of memory far larger than the caches
 };
 
-// Measures with every worker of `pool` busy; the best of short runs, some 0.2 seconds and 256 MiB of memory in all.
+// Measures with every worker of `pool` busy; the best of short runs, some 0.2 seconds and 256 MiB of memory
+// in all.
 MachinePeaks measure_machine(Isa isa, ThreadPool& pool);
 
 // Only one of them, for benchmarks that measure the peak beside themselves: clocks and neighbours change.

@@ -8,7 +8,9 @@ namespace onset {
 namespace {
 
 // As linear_avx2.cc multiplies: 16-bit products.
-inline __m256i dot_256(__m256i sum, __m256i a, __m256i b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline __m256i dot_256(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
 constexpr int64_t dot_products = 16;
 
 }  // namespace
@@ -18,7 +20,7 @@ constexpr int64_t dot_products = 16;
 #include "onset/compute/machine_kernels.inc"
 
 namespace onset {
-const MachineKernels machine_avx2 = {
-    turn_operations<Int8>, multiply_loop<Int8>, 0, nullptr, turn_operations<Float32>, multiply_loop<Float32>, read};
+const MachineKernels machine_avx2 = {turn_operations<Int8>,    multiply_loop<Int8>,    0,   nullptr,
+                                     turn_operations<Float32>, multiply_loop<Float32>, read};
 }  // namespace onset
 #endif

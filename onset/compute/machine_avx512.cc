@@ -37,13 +37,15 @@ struct Float32 {
 };
 
 uint64_t read(const std::byte* data, int64_t bytes) {
-  __m512i folded[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
+  __m512i folded[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
+                       _mm512_setzero_si512()};
   for (int64_t i = 0; i < bytes; i += 256) {
     for (int j = 0; j < 4; ++j) {
       folded[j] = _mm512_xor_si512(folded[j], _mm512_loadu_si512(data + i + 64 * j));
     }
   }
-  const __m512i all = _mm512_xor_si512(_mm512_xor_si512(folded[0], folded[1]), _mm512_xor_si512(folded[2], folded[3]));
+  const __m512i all =
+      _mm512_xor_si512(_mm512_xor_si512(folded[0], folded[1]), _mm512_xor_si512(folded[2], folded[3]));
   return static_cast<uint64_t>(_mm512_reduce_or_epi64(all));
 }
 
@@ -53,8 +55,12 @@ uint64_t read(const std::byte* data, int64_t bytes) {
 #include "onset/compute/machine_kernels.inc"
 
 namespace onset {
-const MachineKernels machine_avx512 = {
-    turn_operations<Int8>,    multiply_loop<Int8>,    turn_operations<Bf16>, multiply_loop<Bf16>,
-    turn_operations<Float32>, multiply_loop<Float32>, read};
+const MachineKernels machine_avx512 = {turn_operations<Int8>,
+                                       multiply_loop<Int8>,
+                                       turn_operations<Bf16>,
+                                       multiply_loop<Bf16>,
+                                       turn_operations<Float32>,
+                                       multiply_loop<Float32>,
+                                       read};
 }  // namespace onset
 #endif

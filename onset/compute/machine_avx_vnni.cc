@@ -7,7 +7,9 @@
 namespace onset {
 namespace {
 
-inline __m256i dot_256(__m256i sum, __m256i a, __m256i b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+inline __m256i dot_256(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpbusd_avx_epi32(sum, a, b);
+}
 constexpr int64_t dot_products = 32;
 
 }  // namespace
@@ -17,7 +19,7 @@ constexpr int64_t dot_products = 32;
 #include "onset/compute/machine_kernels.inc"
 
 namespace onset {
-const MachineKernels machine_avx_vnni = {
-    turn_operations<Int8>, multiply_loop<Int8>, 0, nullptr, turn_operations<Float32>, multiply_loop<Float32>, read};
+const MachineKernels machine_avx_vnni = {turn_operations<Int8>,    multiply_loop<Int8>,    0,   nullptr,
+                                         turn_operations<Float32>, multiply_loop<Float32>, read};
 }  // namespace onset
 #endif

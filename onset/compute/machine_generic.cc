@@ -4,36 +4,42 @@
 namespace onset {
 namespace {
 
-struct Int8 {
-  static constexpr int sums = 4, lanes = 8;
-  static constexpr int64_t operations = 2 * lanes;
-  struct Vector { int32_t lane[lanes]; };
-  static Vector start(int seed) {
-    Vector v;
-    for (int i = 0; i < lanes; ++i) v.lane[i] = seed + i;
-    return v;
+constexpr int values = 2048;  // fit any first-level cache
+
+// A dot product of small integers, which compilers turn into multiply-add instructions of 16 bits where there
+// are any.
+void int8_loop(int64_t turns) {
+  int16_t a[values], b[values];
+  for (int i = 0; i < values; ++i) {
+    a[i] = static_cast<int16_t>(i % 251 - 125);
+    b[i] = static_cast<int16_t>(i % 241 - 120);
   }
-  static Vector step(Vector sum, const Vector& a, const Vector& b) {
-    for (int i = 0; i < lanes; ++i) sum.lane[i] += static_cast<int8_t>(a.lane[i]) * static_cast<int8_t>(b.lane[i]);
-    return sum;
+  for (int64_t turn = 0; turn < turns; ++turn) {
+    int32_t sum = 0;
+    for (int i = 0; i < values; ++i) sum += a[i] * b[i];
+    a[turn % values] = static_cast<int16_t>(sum % 100);  // or one turn would do for all
   }
-  static void keep(Vector& v) { asm volatile("" : "+m"(v)); }
-};
+  asm volatile("" : : "m"(a));
+}
 
 struct Float32 {
-  static constexpr int sums = 4, lanes = 8;
-  static constexpr int64_t operations = 2 * lanes;
-  struct Vector { float lane[lanes]; };
+  static constexpr int sums = 12;
+  static constexpr int64_t operations = 2 * 4;
+  typedef float Vector __attribute__((vector_size(16)));
   static Vector start(int seed) {
-    Vector v;
-    for (int i = 0; i < lanes; ++i) v.lane[i] = 1e-9f * static_cast<float>(seed + i);
-    return v;
+    const float value = 1e-9f * static_cast<float>(seed);
+    return Vector{value, value, value, value};
   }
-  static Vector step(Vector sum, const Vector& a, const Vector& b) {
-    for (int i = 0; i < lanes; ++i) sum.lane[i] = sum.lane[i] + a.lane[i] * b.lane[i];
-    return sum;
+  static Vector step(Vector sum, Vector a, Vector b) { return sum + a * b; }
+  static void keep(Vector& v) {
+#if defined(__x86_64__)
+    asm volatile("" : "+x"(v));
+#elif defined(__aarch64__)
+    asm volatile("" : "+w"(v));
+#else
+    asm volatile("" : "+m"(v));
+#endif
   }
-  static void keep(Vector& v) { asm volatile("" : "+m"(v)); }
 };
 
 uint64_t read(const std::byte* data, int64_t bytes) {
@@ -52,6 +58,8 @@ uint64_t read(const std::byte* data, int64_t bytes) {
 #include "onset/compute/machine_kernels.inc"
 
 namespace onset {
+
 const MachineKernels machine_generic = {
-    turn_operations<Int8>, multiply_loop<Int8>, 0, nullptr, turn_operations<Float32>, multiply_loop<Float32>, read};
+    2 * values, int8_loop, 0, nullptr, turn_operations<Float32>, multiply_loop<Float32>, read};
+
 }  // namespace onset

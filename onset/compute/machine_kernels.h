@@ -1,4 +1,5 @@
-// The loops that machine.cc times, compiled for each instruction set. Each runs `turns` turns on the calling thread.
+// The loops that machine.cc times, compiled for each instruction set. Each runs `turns` turns on the calling
+// thread.
 #pragma once
 
 #include <cstddef>
