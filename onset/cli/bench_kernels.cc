@@ -34,7 +34,8 @@ Status run(const KernelOptions& options) {
     ProgressBar bar("measuring");
     double done = 0;
     ONSET_ASSIGN(timings, benchmark_kernels(*engine, pool, {.rows = options.rows, .keys = options.keys, .progress = [&](const std::string& what) {
-                                              bar.update(++done / (done + 5), what);
+                                              ++done;
+                                              bar.update(done / (done + 5), what);  // how many will come is not known
                                             }}));
   }
   if (options.json) {
