@@ -12,7 +12,7 @@ using namespace onset::testing;
 
 std::vector<int32_t> story_tokens(const Engine& engine, int32_t count) {
   std::vector<int32_t> tokens;
-  for (int i = 0; static_cast<int32_t>(tokens.size()) < count; ++i) {
+  while (static_cast<int32_t>(tokens.size()) < count) {
     const auto more = *engine.tokenizer()->encode("Once upon a time, there was a little girl named Lily. She loved to play outside. ", {.add_special = false});
     tokens.insert(tokens.end(), more.begin(), more.end());
   }
