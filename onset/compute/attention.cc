@@ -151,6 +151,15 @@ void add_tile(AttentionTile tile, const AttentionBlock& block, PositionBounds qu
     least = *low;
     most = *high;
   } else {
+    // What no lane can see need not be computed.
+    if (block.causal && queries.most < least) return;
+    if (block.causal && queries.most - least < tile_slots - 1) tile.visible &= (uint64_t{2} << (queries.most - least)) - 1;
+    if (block.window != 0 && tile.base >= block.sink) {
+      const int64_t gone = queries.least - block.window + 1 - least;
+      if (gone >= tile_slots) return;
+      if (gone > 0) tile.visible &= ~uint64_t{0} << gone;
+    }
+    if (tile.visible == 0) return;
     least += std::countr_zero(tile.visible);
     most += 63 - std::countl_zero(tile.visible);
   }

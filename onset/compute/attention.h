@@ -8,7 +8,7 @@
 // of them columns, are gathered into shared tiles, which changes the order of addition.
 //
 // Arithmetic by page type (attention_kernels.h has the steps):
-//   f32, f16   float32
+//   f32, f16   float32 (products fused with their sums where the CPU can, else rounded twice)
 //   bf16       products of bf16 summed in float32 where the CPU has them (queries and weights are rounded to bf16); else float32
 //   int8       exact integer products: queries rounded to 8 bits with a scale for each row and head, weights to 8 bits with a scale
 //              for each row, head and tile. The same bits with every instruction set.
