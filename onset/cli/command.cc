@@ -83,9 +83,9 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
       ->capture_default_str()->check(CLI::Range(-100.0, 100.0))->group(group);
   command.add_option("--frequency-penalty", options.frequency_penalty, "the same, for each time")
       ->capture_default_str()->check(CLI::Range(-100.0, 100.0))->group(group);
-  command.add_option("--logit-bias", flags.bias, "ID:BIAS, added to a token's logit; may be repeated")->group(group);
+  command.add_option("--logit-bias", flags.bias, "ID:BIAS, added to a token's logit; may be repeated")->allow_extra_args(false)->group(group);
   command.add_option("--seed", options.seed, "equal seeds draw equal answers")->capture_default_str()->group(group);
-  command.add_option("--stop", flags.stop, "the answer ends before this text; may be repeated")->group(group);
+  command.add_option("--stop", flags.stop, "the answer ends before this text; may be repeated")->allow_extra_args(false)->group(group);
 }
 
 Result<SamplingOptions> sampling_of(const SamplingFlags& flags) {

@@ -167,9 +167,9 @@ Status transfer_once(const std::string& address, const std::filesystem::path& pa
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers.get());
   }
   const CURLcode code = curl_easy_perform(curl);
-  // 416: the part is as long as the file, or longer. A server that cannot resume at all makes curl say so.
-  restart = transfer.begun_at > 0 && transfer.write_errno == 0 &&
-            ((code == CURLE_HTTP_RETURNED_ERROR && transfer.status == 416) || code == CURLE_RANGE_ERROR);
+  // 416: the part is as long as the file, or longer (some versions of curl call that a success). A server that cannot
+  // resume at all makes curl say so.
+  restart = transfer.begun_at > 0 && transfer.write_errno == 0 && (transfer.status == 416 || code == CURLE_RANGE_ERROR);
   std::error_code ignored;
   if (restart) {
     std::filesystem::remove(part, ignored);
