@@ -3,8 +3,11 @@
 // A weight matrix is packed once into the panels that the micro-kernel reads; the bytes can be kept in a file
 // and mapped. The kernel and the arithmetic follow from the precision:
 //   reference  float32 weights and inputs, one fixed order of addition over k for every element
-//   fast       int8 weights times int8 inputs with exact int32 sums; inputs are rotated (blockwise Hadamard)
-//   and quantised per row
+//   fast       int8 weights times int8 inputs with exact int32 sums and one scale for each input row and each
+//              output column; before they are rounded, inputs are conditioned and rotated (rotation.h),
+//              weights inversely. Measured on SmolLM2 against float32 (mean KL in nats; llama.cpp's own fast
+//              path 0.0027): blocks of 64 rotated 0.0053, whole rows rotated 0.0043, and conditioned by a
+//              short text 0.0022.
 // In both, an output element depends only on its input row and weight row: never on the other rows of a call,
 // on how rows or columns are split among calls, or on the number of threads.
 #pragma once
@@ -27,7 +30,7 @@ const char* precision_name(Precision precision);
 // A packed matrix [out, in]. Does not own its bytes (an arena or a mapped file does).
 struct LinearWeight {
   Precision precision = Precision::reference;
-  int64_t in = 0;
+  int64_t in = 0;  // at most 131,072 in the fast precision: int32 sums of 127 * 127
   int64_t out = 0;
   const std::byte* data = nullptr;  // 64-byte aligned, linear_bytes() long
 };

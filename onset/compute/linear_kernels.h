@@ -25,21 +25,22 @@ struct Rotation {
 
 // The fast precision. A packed matrix is ceil(out / 32) panels, one after the other. Panel p holds columns
 // 32p..32p+31:
-//   int8   weights[padded_in / 4][32][4]   at 0: four consecutive k of one column side by side, as vpdpbusd
-//   reads them int32  sums[32]                        at panel_sums: -128 times the sum of the column's
-//   weights float  scales[32]                      at panel_scales float  biases[32]                      at
-//   panel_biases: weight * shift (InputConditioning)
+//
+//   int8   weights[padded_in / 4][32][4]  at 0: four consecutive k of one column side by side (vpdpbusd)
+//   int32  sums[32]                       at panel_sums: -128 times the sum of the column's weights
+//   float  scales[32]                     at panel_scales
+//   float  biases[32]                     at panel_biases: weight * shift (InputConditioning)
+//
 // After the panels, at `conditioning`: float shift[in], then inverse[in], each in a stretch of a multiple of
 // 64 bytes. Weights past `in` or `out` are 0. A prepared row is
-//   float  scale                           at 0
-//   int8   values[padded_in]               at row_values; how they are stored depends on the instruction set:
-//                                          VNNI: value + 128 as an unsigned byte, and products start from
-//                                          `sums`; others: 16-bit values (there is room for those always)
-// and a product is  (sum over k of value * weight) * row scale * column scale + the column's bias,  the sum
+//
+//   float  scale                          at 0
+//   int8   values[padded_in]              at row_values. For VNNI: value + 128, unsigned, and products
+//                                         start from `sums`; for others: in 16 bits
+//
+// and a product is (sum over k of value * weight) * row scale * column scale + the column's bias, the sum
 // exact in int32 (in <= 131,072), the rest in float32, each operation rounded. One scale for a row and one
-// for a column: with the conditioning that is as near to float32 as llama.cpp's blocks of 32 are
-// (docs/results.md), and the kernel needs no float arithmetic but at the end of a sum; a scale for every 64
-// values of a row costs 20 % of the speed.
+// for a column, so that the kernel needs no float arithmetic but at the end of a sum.
 struct FastLayout {
   int64_t in, out;
   int64_t padded_in;  // in rounded up to a multiple of 4
