@@ -1,8 +1,10 @@
-// Attention against the machine's peaks: prefill as a share of bf16 and int8 products, decode of reading memory.
+// Attention against the machine's peaks: prefill as a share of bf16 and int8 products, decode of reading
+// memory.
 //
 // attention_bench [threads N] [head_size N] [group N] [type f32|f16|bf16|int8] [isa NAME] [heads N] [quick]
-// Prefill: a block of rows at the end of a prompt, operations counted causally (4 * head_size for each row, head and visible key).
-// Samples are the best of many short runs and the peaks are measured anew beside them, because clocks and neighbours change.
+// Prefill: a block of rows at the end of a prompt, operations counted causally (4 * head_size for each row,
+// head and visible key). Samples are the best of many short runs and the peaks are measured anew beside them,
+// because clocks and neighbours change.
 #include <time.h>
 
 #include <algorithm>
@@ -44,7 +46,7 @@ struct Layers {
   std::vector<float> queries, output, log_sum_exp;
   std::vector<int32_t> positions;
   AttentionPlan plan;
-  std::vector<AttentionCall> calls;                     // one for each layer
+  std::vector<AttentionCall> calls;  // one for each layer
 };
 
 void fill(Layers& data, const Options& options, KvType type, int32_t length, int32_t rows, int layers) {
@@ -57,13 +59,15 @@ void fill(Layers& data, const Options& options, KvType type, int32_t length, int
   for (int layer = 0; layer < layers; ++layer) {
     std::vector<const std::byte*> pointers;
     for (int32_t p = 0; p < pages; ++p) {
-      AlignedVector<std::byte>& page = data.pages.emplace_back(page_bytes(type, options.heads, options.head_size));
+      AlignedVector<std::byte>& page =
+          data.pages.emplace_back(page_bytes(type, options.heads, options.head_size));
       if (layer > 0) {
         page = data.pages[static_cast<size_t>(p)];
       } else {
         for (int slot = 0; slot < page_tokens; ++slot) {
           const size_t at = random() % 65536;
-          write_slot(Isa::generic, type, options.heads, options.head_size, page.data(), slot, &noise[at], &noise[(at + 999) % 65536]);
+          write_slot(Isa::generic, type, options.heads, options.head_size, page.data(), slot, &noise[at],
+                     &noise[(at + 999) % 65536]);
         }
       }
       pointers.push_back(page.data());
@@ -81,7 +85,10 @@ void fill(Layers& data, const Options& options, KvType type, int32_t length, int
   for (int layer = 0; layer < layers; ++layer) {
     AttentionCall call;
     call.plan = &data.plan;
-    call.keys = {.type = type, .length = length, .heads = options.heads, .head_size = options.head_size,
+    call.keys = {.type = type,
+                 .length = length,
+                 .heads = options.heads,
+                 .head_size = options.head_size,
                  .pages = data.pointers[static_cast<size_t>(layer)]};
     call.rows = rows;
     call.query_heads = query_heads;
@@ -93,7 +100,8 @@ void fill(Layers& data, const Options& options, KvType type, int32_t length, int
   }
 }
 
-// Seconds since some moment: of the processor with one thread, so that other programs matter less, else of the clock.
+// Seconds since some moment: of the processor with one thread, so that other programs matter less, else of
+// the clock.
 double seconds_of(const ThreadPool& pool) {
   if (pool.threads() > 1) return now();
   timespec time{};
@@ -102,13 +110,15 @@ double seconds_of(const ThreadPool& pool) {
 }
 
 // Seconds for all layers, one after the other, as the executor runs them.
-double run_layers(Isa isa, const Layers& data, ThreadPool& pool, std::vector<AlignedVector<std::byte>>& scratch) {
+double run_layers(Isa isa, const Layers& data, ThreadPool& pool,
+                  std::vector<AlignedVector<std::byte>>& scratch) {
   const double begin = seconds_of(pool);
   for (const AttentionCall& call : data.calls) {
     const std::vector<AttentionCall> calls = {call};
     AttentionTasks tasks = attention_tasks(calls, pool.threads());
     pool.for_each(static_cast<int64_t>(tasks.tasks.size()), [&](int64_t task, int worker) {
-      run_attention(isa, calls, tasks, static_cast<size_t>(task), scratch[static_cast<size_t>(worker)].data());
+      run_attention(isa, calls, tasks, static_cast<size_t>(task),
+                    scratch[static_cast<size_t>(worker)].data());
     });
     finish_attention(calls, tasks);
   }
@@ -126,8 +136,8 @@ double best_of(Isa isa, const Layers& data, ThreadPool& pool, double seconds) {
 
 void bench(const Options& options) {
   ThreadPool pool(options.threads);
-  std::printf("%d threads, head size %d, %d KV heads, %d query heads for each\n", options.threads, options.head_size, options.heads,
-              options.group);
+  std::printf("%d threads, head size %d, %d KV heads, %d query heads for each\n", options.threads,
+              options.head_size, options.heads, options.group);
   for (const Isa isa : options.isas) {
     for (const KvType type : options.types) {
       for (const int32_t length : {512, 2048, 8192}) {
@@ -138,20 +148,23 @@ void bench(const Options& options) {
         const MachinePeaks peaks = measure_machine(isa, pool);
         const double keys = static_cast<double>(length) - (rows - 1) / 2.0;
         const double rate = 4.0 * options.head_size * options.heads * options.group * rows * keys / seconds;
-        std::printf("%-9s %-5s prefill %5d keys: %7.1f GFLOP/s, %5.1f %% of int8 peak", isa_name(isa), kv_type_name(type), length,
-                    rate * 1e-9, 100 * rate / peaks.int8_operations_per_second);
-        if (peaks.bf16_operations_per_second > 0) std::printf(", %5.1f %% of bf16 peak", 100 * rate / peaks.bf16_operations_per_second);
-        std::printf(", %5.1f %% of float32 peak; %.2f us a row\n", 100 * rate / peaks.float32_operations_per_second, 1e6 * seconds / rows);
+        std::printf("%-9s %-5s prefill %5d keys: %7.1f GFLOP/s, %5.1f %% of int8 peak", isa_name(isa),
+                    kv_type_name(type), length, rate * 1e-9, 100 * rate / peaks.int8_operations_per_second);
+        if (peaks.bf16_operations_per_second > 0)
+          std::printf(", %5.1f %% of bf16 peak", 100 * rate / peaks.bf16_operations_per_second);
+        std::printf(", %5.1f %% of float32 peak; %.2f us a row\n",
+                    100 * rate / peaks.float32_operations_per_second, 1e6 * seconds / rows);
       }
       for (const int32_t length : {64, 512, 8192}) {
         Layers data;
         const int layers = length < 8192 ? 30 : 12;
         fill(data, options, type, length, 1, layers);
         const double seconds = best_of(isa, data, pool, 0.2);
-        const double bytes = static_cast<double>(page_bytes(type, options.heads, options.head_size)) * length / page_tokens * layers;
-        std::printf("%-9s %-5s decode  %5d keys: %7.2f GB/s, %5.1f %% of reading memory; %.2f us a layer\n", isa_name(isa),
-                    kv_type_name(type), length, bytes / seconds * 1e-9, 100 * bytes / seconds / measure_read_peak(isa, pool),
-                    1e6 * seconds / layers);
+        const double bytes = static_cast<double>(page_bytes(type, options.heads, options.head_size)) *
+                             length / page_tokens * layers;
+        std::printf("%-9s %-5s decode  %5d keys: %7.2f GB/s, %5.1f %% of reading memory; %.2f us a layer\n",
+                    isa_name(isa), kv_type_name(type), length, bytes / seconds * 1e-9,
+                    100 * bytes / seconds / measure_read_peak(isa, pool), 1e6 * seconds / layers);
       }
     }
   }
@@ -178,7 +191,8 @@ int main(int argc, char** argv) {
       if (word == "type" && value == std::string_view(kv_type_name(type))) options.types = {type};
     }
     for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx_vnni, Isa::avx512}) {
-      if (word == "isa" && value == std::string_view(isa_name(isa)) && cpu_supports(isa)) options.isas.push_back(isa);
+      if (word == "isa" && value == std::string_view(isa_name(isa)) && cpu_supports(isa))
+        options.isas.push_back(isa);
     }
     ++i;
   }
