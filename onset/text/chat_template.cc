@@ -23,6 +23,18 @@ ordered_json with_reasoning(const ordered_json& message) {
   return message;
 }
 
+// Copying JSON recurses, so what is too deep for the template is refused before.
+constexpr int kMaxDepth = 200;
+
+bool is_deeper_than(const ordered_json& json, int depth) {
+  if (depth < 0) return true;
+  if (!json.is_structured()) return false;
+  for (const ordered_json& member : json) {
+    if (is_deeper_than(member, depth - 1)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 ordered_json to_json(const std::vector<ChatMessage>& messages) {
@@ -45,6 +57,11 @@ Result<std::string> ChatTemplate::render(const ordered_json& messages, const ord
   if (!messages.is_array()) return error(Code::invalid_argument, "chat messages: expected a JSON list");
   if (!tools.is_null() && !tools.is_array())
     return error(Code::invalid_argument, "chat tools: expected a JSON list");
+  if (is_deeper_than(messages, kMaxDepth) || is_deeper_than(tools, kMaxDepth) ||
+      (options.variables != nullptr && is_deeper_than(*options.variables, kMaxDepth))) {
+    return error(Code::resource_exhausted, "chat messages: lists or objects nested more than {} deep",
+                 kMaxDepth);
+  }
   ordered_json variables = ordered_json::object();
   ordered_json& list = variables["messages"] = ordered_json::array();
   for (size_t i = 0; i < messages.size(); ++i) {

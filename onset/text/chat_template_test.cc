@@ -50,8 +50,9 @@ void check_fixture(const std::string& name, size_t least_texts) {
       ++texts;
     } else {
       ASSERT_FALSE(text.ok()) << *text;
-      if (expected["type"] == "TemplateError")
+      if (expected["type"] == "TemplateError") {
         EXPECT_EQ(text.status().message(), expected["error"].get<std::string>());
+      }
     }
   }
   EXPECT_GE(texts, least_texts);
@@ -128,6 +129,10 @@ TEST(ChatTemplate, errors_say_what_was_expected) {
   EXPECT_EQ(message(ordered_json::array({"hi"}), nullptr, nullptr), "chat message 1: expected a JSON object");
   EXPECT_EQ(message(none, 5, nullptr), "chat tools: expected a JSON list");
   EXPECT_EQ(message(none, nullptr, 5), "chat template variables: expected a JSON object");
+
+  // As deep as a request's body can be; copying this would overflow the stack.
+  ordered_json deep = ordered_json::parse(std::string(200'000, '[') + std::string(200'000, ']'));
+  EXPECT_EQ(message(none, deep, nullptr), "chat messages: lists or objects nested more than 200 deep");
 
   const auto strict =
       ChatTemplate::parse("{{ raise_exception('Roles must alternate, not ' ~ messages[0].role) }}", "", "");

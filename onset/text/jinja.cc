@@ -8,6 +8,16 @@
 #include "onset/text/unicode.h"
 
 namespace onset::jinja {
+namespace {
+
+// Messages quote names and values of the template, however long.
+std::string shortened(const std::string& message) {
+  constexpr size_t kMaxBytes = 500;
+  if (message.size() <= kMaxBytes) return message;
+  return message.substr(0, well_formed_prefix(std::string_view(message).substr(0, kMaxBytes))) + "...";
+}
+
+}  // namespace
 
 Result<Template> Template::parse(std::string_view source, const Limits& limits) {
   if (source.size() > limits.source_bytes) {
@@ -20,7 +30,7 @@ Result<Template> Template::parse(std::string_view source, const Limits& limits) 
   try {
     return Template(parse_program(source), limits);
   } catch (const Failure& failure) {
-    return error(failure.code, "template {}", failure.message);
+    return error(failure.code, "template {}", shortened(failure.message));
   } catch (const std::bad_alloc&) {
     return error(Code::resource_exhausted, "not enough memory to parse the template");
   }
@@ -36,7 +46,7 @@ Result<std::string> Template::render(const nlohmann::ordered_json& variables,
       return interpreter.run(variables);
     } catch (const Failure& failure) {
       if (failure.from_template || interpreter.line() == 0) return Status(failure.code, failure.message);
-      return error(failure.code, "template line {}: {}", interpreter.line(), failure.message);
+      return error(failure.code, "template line {}: {}", interpreter.line(), shortened(failure.message));
     }
   } catch (const std::bad_alloc&) {
     return error(Code::resource_exhausted, "not enough memory to render the template");

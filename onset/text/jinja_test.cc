@@ -94,6 +94,12 @@ TEST(Jinja, errors_name_the_line) {
             "template line 4: No filter named 'zz'.");
 }
 
+TEST(Jinja, errors_stay_short) {
+  const Status status = status_of("{{ {}[x].y }}", {{"x", std::string(10000, '\n') + "é"}});
+  EXPECT_LT(status.message().size(), 600u);
+  EXPECT_EQ(status.message().substr(0, 42), "template line 1: 'dict object' has no attr");
+}
+
 TEST(Jinja, raised_messages_stand_as_they_are) {
   const Status status = status_of("\n{{ raise_exception('template line 9: no ' ~ x) }}", {{"x", "é"}});
   EXPECT_EQ(status.code(), Code::invalid_argument);
