@@ -25,13 +25,18 @@ static_assert(static_cast<int>(PageNumbers::int8) == static_cast<int>(KvType::in
 
 const AttentionKernels& kernels_for(Isa isa) {
   switch (isa) {
-    case Isa::generic: break;
+    case Isa::generic:
+      break;
 #if defined(__x86_64__)
-    case Isa::avx2: return attention_avx2;
-    case Isa::avx_vnni: return vnni256_is_evex() ? attention_evex_vnni : attention_avx_vnni;
-    case Isa::avx512: return attention_avx512;
+    case Isa::avx2:
+      return attention_avx2;
+    case Isa::avx_vnni:
+      return vnni256_is_evex() ? attention_evex_vnni : attention_avx_vnni;
+    case Isa::avx512:
+      return attention_avx512;
 #else
-    default: break;
+    default:
+      break;
 #endif
   }
   return attention_generic;
@@ -41,11 +46,15 @@ int32_t segments_of(const KeyValueView& keys) {
   return (keys.length + attention_segment_slots - 1) / attention_segment_slots;
 }
 
-int32_t group_of(const AttentionCall& call) { return call.query_heads / call.keys.heads; }
+int32_t group_of(const AttentionCall& call) {
+  return call.query_heads / call.keys.heads;
+}
 
-float weight_one(const AttentionKernels& kernels, KvType type) { return type == KvType::int8 ? kernels.weight_one : 1.0f; }
+float weight_one(const AttentionKernels& kernels, KvType type) {
+  return type == KvType::int8 ? kernels.weight_one : 1.0f;
+}
 
-// ---- a worker's scratch ------------------------------------------------------------------------------------------------
+// ---- a worker's scratch ----
 
 // Hands out 64-byte aligned pieces of a buffer; with no buffer, only counts.
 class Pieces {
@@ -100,20 +109,22 @@ Scratch cut_scratch(KvType type, int32_t head_size, Pieces& pieces) {
   return scratch;
 }
 
-// ---- which tiles a block of lanes visits ----------------------------------------------------------------------------------
+// ---- which tiles a block of lanes visits ----
 
 // Sets the bits of slots begin..end-1, counted from the segment's first slot.
 void set_visible(uint64_t* tiles, int32_t begin, int32_t end) {
   while (begin < end) {
     const int32_t tile = begin / tile_slots, stop = std::min(end, (tile + 1) * tile_slots);
-    const uint64_t below_stop = stop % tile_slots == 0 ? ~uint64_t{0} : (uint64_t{1} << stop % tile_slots) - 1;
+    const uint64_t below_stop =
+        stop % tile_slots == 0 ? ~uint64_t{0} : (uint64_t{1} << stop % tile_slots) - 1;
     tiles[tile] |= below_stop & ~((uint64_t{1} << begin % tile_slots) - 1);
     begin = stop;
   }
 }
 
 // Copies the key and value of slot `from` of a head to slot `to` of another.
-void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target, int to) {
+void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target,
+               int to) {
   const auto word = static_cast<size_t>(layout.word), padded = static_cast<size_t>(layout.padded);
   const size_t number = type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
   const auto source_slot = static_cast<size_t>(from), target_slot = static_cast<size_t>(to);
@@ -121,14 +132,17 @@ void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, i
     std::memcpy(target + layout.keys + (w * page_tokens + target_slot) * word * number,
                 source + layout.keys + (w * page_tokens + source_slot) * word * number, word * number);
   }
-  const std::byte* source_values = source + layout.values + (source_slot / word * padded * word + source_slot % word) * number;
-  std::byte* target_values = target + layout.values + (target_slot / word * padded * word + target_slot % word) * number;
+  const std::byte* source_values =
+      source + layout.values + (source_slot / word * padded * word + source_slot % word) * number;
+  std::byte* target_values =
+      target + layout.values + (target_slot / word * padded * word + target_slot % word) * number;
   for (size_t d = 0; d < padded; ++d) {
     std::memcpy(target_values + d * word * number, source_values + d * word * number, number);
   }
   if (type != KvType::int8) return;
   for (const size_t scales : {layout.key_scales, layout.value_log2, layout.value_inverse}) {
-    std::memcpy(target + scales + target_slot * sizeof(float), source + scales + source_slot * sizeof(float), sizeof(float));
+    std::memcpy(target + scales + target_slot * sizeof(float), source + scales + source_slot * sizeof(float),
+                sizeof(float));
   }
 }
 
@@ -153,7 +167,8 @@ void add_tile(AttentionTile tile, const AttentionBlock& block, PositionBounds qu
   } else {
     // What no lane can see need not be computed.
     if (block.causal && queries.most < least) return;
-    if (block.causal && queries.most - least < tile_slots - 1) tile.visible &= (uint64_t{2} << (queries.most - least)) - 1;
+    if (block.causal && queries.most - least < tile_slots - 1)
+      tile.visible &= (uint64_t{2} << (queries.most - least)) - 1;
     if (block.window != 0 && tile.base >= block.sink) {
       const int64_t gone = queries.least - block.window + 1 - least;
       if (gone >= tile_slots) return;
@@ -180,8 +195,10 @@ class Gatherer {
   void add(int32_t slot, const AttentionBlock& block, PositionBounds queries, SegmentTiles& list) {
     const std::byte* page = call_.keys.pages[static_cast<size_t>(slot / page_tokens)];
     std::byte* head = scratch_.gathered + static_cast<size_t>(tile_) * layout_.bytes;
-    copy_slot(call_.keys.type, layout_, page + static_cast<size_t>(kv_head_) * layout_.bytes, slot % page_tokens, head, filled_);
-    scratch_.gathered_positions[tile_ * tile_slots + filled_] = call_.keys.positions != nullptr ? call_.keys.positions[slot] : slot;
+    copy_slot(call_.keys.type, layout_, page + static_cast<size_t>(kv_head_) * layout_.bytes,
+              slot % page_tokens, head, filled_);
+    scratch_.gathered_positions[tile_ * tile_slots + filled_] =
+        call_.keys.positions != nullptr ? call_.keys.positions[slot] : slot;
     if (++filled_ == tile_slots) flush(block, queries, list);
   }
 
@@ -206,14 +223,16 @@ class Gatherer {
 };
 
 // The tiles of segment `segment` that the lanes of `block` visit, as `plan` says.
-void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& plan, int32_t segment, PositionBounds queries,
-                bool gather, const HeadLayout& layout, const Scratch& scratch, SegmentTiles& list) {
+void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& plan, int32_t segment,
+                PositionBounds queries, bool gather, const HeadLayout& layout, const Scratch& scratch,
+                SegmentTiles& list) {
   const AttentionBlock& block = scratch.block;
   const KeyValueView& keys = call.keys;
   const int32_t begin = segment * attention_segment_slots;
   const int32_t end = std::min(begin + attention_segment_slots, keys.length);
   uint64_t in_ranges[segment_tiles] = {}, in_columns[segment_tiles] = {};
-  auto range = std::partition_point(plan.ranges.begin(), plan.ranges.end(), [&](const KeyRange& r) { return r.end <= begin; });
+  auto range = std::partition_point(plan.ranges.begin(), plan.ranges.end(),
+                                    [&](const KeyRange& r) { return r.end <= begin; });
   for (; range != plan.ranges.end() && range->begin < end; ++range) {
     set_visible(in_ranges, std::max(range->begin, begin) - begin, std::min(range->end, end) - begin);
   }
@@ -244,7 +263,7 @@ void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& pla
   gatherer.flush(block, queries, list);
 }
 
-// ---- blocks of lanes ----------------------------------------------------------------------------------------------------------
+// ---- blocks of lanes ----
 
 // Row and query head of every lane.
 struct LaneNames {
@@ -264,7 +283,10 @@ struct Worker {
   SegmentTiles tiles;
 
   Worker(const AttentionKernels& kernels_in, const AttentionCall& call_in, int32_t kv_head_in, Pieces pieces)
-      : kernels(kernels_in), call(call_in), kv_head(kv_head_in), layout(head_layout(call_in.keys.type, call_in.keys.head_size)),
+      : kernels(kernels_in),
+        call(call_in),
+        kv_head(kv_head_in),
+        layout(head_layout(call_in.keys.type, call_in.keys.head_size)),
         scratch(cut_scratch(call_in.keys.type, call_in.keys.head_size, pieces)) {
     const KeyValueView& keys = call.keys;
     AttentionBlock& block = scratch.block;
@@ -272,6 +294,7 @@ struct Worker {
     block.head_size = keys.head_size;
     block.padded = layout.padded;
     block.keys = layout.keys;
+    block.head_bytes = layout.bytes;
     block.values = layout.values;
     block.key_scales = layout.key_scales;
     block.value_log2 = layout.value_log2;
@@ -296,13 +319,15 @@ struct Worker {
     for (int32_t lane = 0; lane < used; ++lane) {
       const int64_t head = static_cast<int64_t>(lanes.head[lane]) * call.keys.head_size;
       block.queries[lane] = call.queries + lanes.row[lane] * call.query_stride + head;
-      block.outputs[lane] = call.output == nullptr ? nullptr : call.output + lanes.row[lane] * call.output_stride + head;
+      block.outputs[lane] =
+          call.output == nullptr ? nullptr : call.output + lanes.row[lane] * call.output_stride + head;
       const int32_t position = call.positions[lanes.row[lane]];
       block.query_positions[lane] = position;
       queries.least = std::min<int64_t>(queries.least, position);
       queries.most = std::max<int64_t>(queries.most, position);
     }
-    for (int32_t lane = used; lane < block_lanes; ++lane) block.query_positions[lane] = block.query_positions[0];
+    for (int32_t lane = used; lane < block_lanes; ++lane)
+      block.query_positions[lane] = block.query_positions[0];
     kernels.pack(block);
   }
 
@@ -323,7 +348,8 @@ struct MergeFactors {
   float maximum, total, segment;
 };
 MergeFactors merge_factors(float total_maximum, float segment_maximum) {
-  if (total_maximum >= segment_maximum) return {total_maximum, 1.0f, std::exp2(segment_maximum - total_maximum)};
+  if (total_maximum >= segment_maximum)
+    return {total_maximum, 1.0f, std::exp2(segment_maximum - total_maximum)};
   return {segment_maximum, std::exp2(total_maximum - segment_maximum), 1.0f};
 }
 
@@ -351,8 +377,8 @@ void Worker::merge_segment(bool first, bool with_output) {
     for (int32_t d = 0; d < block.padded; ++d) {
       const int32_t at = (chunk * block.padded + d) * block.chunk_lanes;
       for (int32_t lane = 0; lane < block.chunk_lanes; ++lane) {
-        block.total_output[at + lane] =
-            block.total_output[at + lane] * total_factors[lane] + block.output[at + lane] * segment_factors[lane];
+        block.total_output[at + lane] = block.total_output[at + lane] * total_factors[lane] +
+                                        block.output[at + lane] * segment_factors[lane];
       }
     }
   }
@@ -360,27 +386,33 @@ void Worker::merge_segment(bool first, bool with_output) {
 
 float log_sum_exp_of(float maximum, float sum, float one) {
   if (!(maximum > seen_score)) return minus_infinity;
-  return static_cast<float>((static_cast<double>(maximum) + std::log2(static_cast<double>(sum / one))) / log2_of_e);
+  return static_cast<float>((static_cast<double>(maximum) + std::log2(static_cast<double>(sum / one))) /
+                            log2_of_e);
 }
 
-// ---- partial results --------------------------------------------------------------------------------------------------------------
+// ---- partial results ----
 
 // A split's partial results are, for each segment, row and head of the group: maximum, sum, output[padded].
-size_t partial_floats(const KeyValueView& keys) { return 2 + static_cast<size_t>(head_layout(keys.type, keys.head_size).padded); }
+size_t partial_floats(const KeyValueView& keys) {
+  return 2 + static_cast<size_t>(head_layout(keys.type, keys.head_size).padded);
+}
 
-float* partial_of(AttentionTasks& tasks, const AttentionTasks::Split& split, const AttentionCall& call, int32_t segment,
-                  int32_t row, int32_t head) {
+float* partial_of(AttentionTasks& tasks, const AttentionTasks::Split& split, const AttentionCall& call,
+                  int32_t segment, int32_t row, int32_t head) {
   const int32_t group = group_of(call);
   const auto rows = static_cast<size_t>(split.row_end - split.row_begin);
-  const size_t line = (static_cast<size_t>(segment) * rows + static_cast<size_t>(row - split.row_begin)) * static_cast<size_t>(group) +
+  const size_t line = (static_cast<size_t>(segment) * rows + static_cast<size_t>(row - split.row_begin)) *
+                          static_cast<size_t>(group) +
                       static_cast<size_t>(head - split.kv_head * group);
   return tasks.partials.data() + split.partials + line * partial_floats(call.keys);
 }
 
-void store_partials(const Worker& worker, AttentionTasks& tasks, const AttentionTasks::Split& split, int32_t segment) {
+void store_partials(const Worker& worker, AttentionTasks& tasks, const AttentionTasks::Split& split,
+                    int32_t segment) {
   const AttentionBlock& block = worker.scratch.block;
   for (int32_t lane = 0; lane < block.used_lanes; ++lane) {
-    float* partial = partial_of(tasks, split, worker.call, segment, worker.lanes.row[lane], worker.lanes.head[lane]);
+    float* partial =
+        partial_of(tasks, split, worker.call, segment, worker.lanes.row[lane], worker.lanes.head[lane]);
     partial[0] = block.maximum[lane];
     partial[1] = block.sum[lane];
     const int32_t chunk = lane / block.chunk_lanes;
@@ -389,11 +421,11 @@ void store_partials(const Worker& worker, AttentionTasks& tasks, const Attention
   }
 }
 
-// ---- tasks ------------------------------------------------------------------------------------------------------------------------------
+// ---- tasks ----
 
 // Computes the block of `used` lanes over the task's segments and writes outputs or partial results.
-void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used, const AttentionTask& task,
-               AttentionTasks& tasks) {
+void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used,
+               const AttentionTask& task, AttentionTasks& tasks) {
   worker.begin_block(pattern, used, true);
   AttentionBlock& block = worker.scratch.block;
   const AttentionCall& call = worker.call;
@@ -418,8 +450,8 @@ void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
     const float sum = block.total_sum[lane];
     factors[lane] = sum == 0 ? 0.0f : 1.0f / sum;
     if (lane >= used || call.log_sum_exp == nullptr) continue;
-    call.log_sum_exp[static_cast<int64_t>(worker.lanes.row[lane]) * call.query_heads + worker.lanes.head[lane]] =
-        log_sum_exp_of(block.total_maximum[lane], sum, one);
+    call.log_sum_exp[static_cast<int64_t>(worker.lanes.row[lane]) * call.query_heads +
+                     worker.lanes.head[lane]] = log_sum_exp_of(block.total_maximum[lane], sum, one);
   }
   worker.kernels.finish(block, factors);
 }
@@ -459,7 +491,8 @@ void for_each_plan_block(const AttentionPattern& pattern, int32_t begin, int32_t
 void clear_rows(const AttentionCall& call, const AttentionTask& task) {
   const int32_t group = group_of(call), first = task.kv_head * group;
   for (int32_t row = task.row_begin; row < task.row_end; ++row) {
-    float* output = call.output + row * call.output_stride + static_cast<int64_t>(first) * call.keys.head_size;
+    float* output =
+        call.output + row * call.output_stride + static_cast<int64_t>(first) * call.keys.head_size;
     std::fill(output, output + static_cast<int64_t>(group) * call.keys.head_size, 0.0f);
     if (call.log_sum_exp == nullptr) continue;
     float* log_sum_exp = call.log_sum_exp + static_cast<int64_t>(row) * call.query_heads + first;
@@ -480,8 +513,8 @@ void clear_partials(const AttentionCall& call, const AttentionTask& task, Attent
 }
 
 // Slots that row `row` visits by `plan`, roughly: exact where slots are positions.
-double visited_slots(const AttentionCall& call, const AttentionPattern& pattern, const PlanBlock& plan, int32_t row,
-                     int32_t begin, int32_t end) {
+double visited_slots(const AttentionCall& call, const AttentionPattern& pattern, const PlanBlock& plan,
+                     int32_t row, int32_t begin, int32_t end) {
   const int64_t position = call.positions[row];
   int64_t low = begin, high = end, slots = 0;
   if (call.keys.positions == nullptr) {
@@ -497,13 +530,16 @@ double visited_slots(const AttentionCall& call, const AttentionPattern& pattern,
 
 double cost_of(const AttentionCall& call, const AttentionTask& task) {
   double slots = 0;
-  for_each_pattern(call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
-    for_each_plan_block(pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
-      slots += static_cast<double>(heads.size()) * (end - begin) *
-               visited_slots(call, pattern, plan, begin + (end - begin) / 2, task.segment_begin * attention_segment_slots,
-                             std::min(task.segment_end * attention_segment_slots, call.keys.length));
-    });
-  });
+  for_each_pattern(
+      call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
+        for_each_plan_block(
+            pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
+              slots += static_cast<double>(heads.size()) * (end - begin) *
+                       visited_slots(call, pattern, plan, begin + (end - begin) / 2,
+                                     task.segment_begin * attention_segment_slots,
+                                     std::min(task.segment_end * attention_segment_slots, call.keys.length));
+            });
+      });
   return 2 * slots * call.keys.head_size;
 }
 
@@ -517,7 +553,8 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
   const int64_t wanted = static_cast<int64_t>(threads) * tasks_for_each_thread;
   const auto count_tasks = [&](int32_t rows) {
     int64_t count = 0;
-    for (const AttentionCall& call : calls) count += static_cast<int64_t>(call.keys.heads) * ((call.rows + rows - 1) / rows);
+    for (const AttentionCall& call : calls)
+      count += static_cast<int64_t>(call.keys.heads) * ((call.rows + rows - 1) / rows);
     return count;
   };
   int32_t rows = most_task_rows;
@@ -529,8 +566,12 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
     const int32_t segments = segments_of(call.keys);
     for (int32_t head = 0; head < call.keys.heads; ++head) {
       for (int32_t row = 0; row < call.rows; row += rows) {
-        AttentionTask task{.call = static_cast<int32_t>(c), .kv_head = head, .row_begin = row,
-                           .row_end = std::min(row + rows, call.rows), .segment_begin = 0, .segment_end = segments};
+        AttentionTask task{.call = static_cast<int32_t>(c),
+                           .kv_head = head,
+                           .row_begin = row,
+                           .row_end = std::min(row + rows, call.rows),
+                           .segment_begin = 0,
+                           .segment_end = segments};
         if (!split_keys || segments < 2) {
           task.cost = cost_of(call, task);
           result.tasks.push_back(task);
@@ -538,7 +579,8 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
         }
         task.split = static_cast<int32_t>(result.splits.size());
         result.splits.push_back({task.call, head, row, task.row_end, result.partials.size()});
-        const size_t lines = static_cast<size_t>(segments) * static_cast<size_t>(task.row_end - row) * static_cast<size_t>(group_of(call));
+        const size_t lines = static_cast<size_t>(segments) * static_cast<size_t>(task.row_end - row) *
+                             static_cast<size_t>(group_of(call));
         result.partials.resize(result.partials.size() + lines * partial_floats(call.keys));
         for (int32_t segment = 0; segment < segments; ++segment) {
           task.segment_begin = segment;
@@ -551,7 +593,8 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
   }
   std::sort(result.tasks.begin(), result.tasks.end(), [](const AttentionTask& a, const AttentionTask& b) {
     if (a.cost != b.cost) return a.cost > b.cost;
-    return std::tie(a.call, a.kv_head, a.row_begin, a.segment_begin) < std::tie(b.call, b.kv_head, b.row_begin, b.segment_begin);
+    return std::tie(a.call, a.kv_head, a.row_begin, a.segment_begin) <
+           std::tie(b.call, b.kv_head, b.row_begin, b.segment_begin);
   });
   return result;
 }
@@ -566,7 +609,8 @@ size_t attention_scratch_bytes(const std::vector<AttentionCall>& calls) {
   return bytes;
 }
 
-void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t index, std::byte* scratch) {
+void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t index,
+                   std::byte* scratch) {
   std::atomic_ref<Isa>(tasks.isa).store(isa, std::memory_order_relaxed);
   const AttentionTask& task = tasks.tasks[index];
   const AttentionCall& call = calls[static_cast<size_t>(task.call)];
@@ -576,20 +620,22 @@ void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTa
     clear_rows(call, task);
   }
   Worker worker(kernels_for(isa), call, task.kv_head, Pieces(scratch));
-  for_each_pattern(call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
-    const auto count = static_cast<int32_t>(heads.size());
-    for_each_plan_block(pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
-      const int32_t all_lanes = (end - begin) * count;
-      for (int32_t lane = 0; lane < all_lanes; lane += block_lanes) {
-        const int32_t used = std::min(block_lanes, all_lanes - lane);
-        for (int32_t i = 0; i < used; ++i) {
-          worker.lanes.row[i] = begin + (lane + i) / count;
-          worker.lanes.head[i] = heads[static_cast<size_t>((lane + i) % count)];
-        }
-        run_block(worker, pattern, plan, used, task, tasks);
-      }
-    });
-  });
+  for_each_pattern(
+      call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
+        const auto count = static_cast<int32_t>(heads.size());
+        for_each_plan_block(pattern, task.row_begin, task.row_end,
+                            [&](const PlanBlock& plan, int32_t begin, int32_t end) {
+                              const int32_t all_lanes = (end - begin) * count;
+                              for (int32_t lane = 0; lane < all_lanes; lane += block_lanes) {
+                                const int32_t used = std::min(block_lanes, all_lanes - lane);
+                                for (int32_t i = 0; i < used; ++i) {
+                                  worker.lanes.row[i] = begin + (lane + i) / count;
+                                  worker.lanes.head[i] = heads[static_cast<size_t>((lane + i) % count)];
+                                }
+                                run_block(worker, pattern, plan, used, task, tasks);
+                              }
+                            });
+      });
 }
 
 void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& tasks) {
@@ -604,7 +650,8 @@ void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& t
           const float* segment = partial_of(tasks, split, call, s, row, head);
           const MergeFactors factors = merge_factors(total[0], segment[0]);
           total[0] = factors.maximum;
-          for (int32_t i = 1; i < 2 + size; ++i) total[i] = total[i] * factors.total + segment[i] * factors.segment;
+          for (int32_t i = 1; i < 2 + size; ++i)
+            total[i] = total[i] * factors.total + segment[i] * factors.segment;
         }
         // As Worker's blocks and finish_outputs() do it: outputs of split and whole tasks have equal bits.
         float* output = call.output + row * call.output_stride + static_cast<int64_t>(head) * size;
@@ -612,15 +659,16 @@ void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& t
         for (int32_t d = 0; d < size; ++d) output[d] = total[2 + d] * factor + 0.0f;
         if (rotates_values(call.keys.type)) rotate_head(output, size);
         if (call.log_sum_exp != nullptr) {
-          call.log_sum_exp[static_cast<int64_t>(row) * call.query_heads + head] = log_sum_exp_of(total[0], total[1], one);
+          call.log_sum_exp[static_cast<int64_t>(row) * call.query_heads + head] =
+              log_sum_exp_of(total[0], total[1], one);
         }
       }
     }
   }
 }
 
-void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a, const float* output_b,
-                     const float* lse_b) {
+void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a,
+                     const float* output_b, const float* lse_b) {
   for (int64_t i = 0; i < rows * heads; ++i) {
     const float largest = std::max(lse_a[i], lse_b[i]);
     if (!(largest > minus_infinity)) continue;
@@ -645,7 +693,9 @@ void add_probabilities(const Worker& worker, const AttentionTile& tile, int32_t 
     const int64_t position = tile.positions != nullptr ? tile.positions[i] : tile.base + i;
     for (int32_t lane = 0; lane < block.used_lanes; ++lane) {
       const int32_t chunk = lane / block.chunk_lanes;
-      const float p = worker.scratch.probabilities[(chunk * tile_slots + i) * block.chunk_lanes + lane % block.chunk_lanes];
+      const float p =
+          worker.scratch
+              .probabilities[(chunk * tile_slots + i) * block.chunk_lanes + lane % block.chunk_lanes];
       column[tile.base + i] += p;
       const int64_t distance = block.query_positions[lane] - position;
       if (distance >= 0 && distance < length) diagonal[distance] += p;
@@ -653,9 +703,10 @@ void add_probabilities(const Worker& worker, const AttentionTile& tile, int32_t 
   }
 }
 
-// Two passes over the keys for a block of lanes that share a query head: the sums of exponentials, then the probabilities.
-void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used, int32_t head,
-               SoftmaxSums& sums) {
+// Two passes over the keys for a block of lanes that share a query head: the sums of exponentials, then the
+// probabilities.
+void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used,
+               int32_t head, SoftmaxSums& sums) {
   worker.begin_block(pattern, used, false);
   AttentionBlock& block = worker.scratch.block;
   const int32_t segments = segments_of(worker.call.keys);
@@ -670,10 +721,12 @@ void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
   float* log2_sums = worker.scratch.factors;
   for (int32_t lane = 0; lane < block.chunks * block.chunk_lanes; ++lane) {
     const bool seen = block.total_maximum[lane] > seen_score;
-    log2_sums[lane] = seen ? block.total_maximum[lane] + std::log2(block.total_sum[lane] / one) : -masked_score;
+    log2_sums[lane] =
+        seen ? block.total_maximum[lane] + std::log2(block.total_sum[lane] / one) : -masked_score;
   }
   for (int32_t segment = 0; segment < segments; ++segment) {
-    list_tiles(worker.call, worker.kv_head, plan, segment, worker.queries, false, worker.layout, worker.scratch, worker.tiles);
+    list_tiles(worker.call, worker.kv_head, plan, segment, worker.queries, false, worker.layout,
+               worker.scratch, worker.tiles);
     for (int t = 0; t < worker.tiles.count; ++t) {
       worker.kernels.probabilities(block, worker.tiles.tiles[t], log2_sums, worker.scratch.probabilities);
       add_probabilities(worker, worker.tiles.tiles[t], head, sums);

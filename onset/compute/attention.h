@@ -1,17 +1,20 @@
 // The attention kernel: executes any AttentionPlan over any KeyValueView.
 //
-// For each query row and head: softmax(scale * q.k over the visible keys) times the values, and the natural logarithm of the
-// sum of exponentials, so that two plans of one row merge exactly (merge_attention). Online softmax over tiles of 64 slots at
-// absolute slot numbers, summed in segments of attention_segment_slots; so an output depends only on the row, the slots it visits
-// and the pages: never on the other rows, on how work is split into tasks, or on the number of threads. How a plan writes
-// down what is visited does not matter either, with one exception: tiles of which a block visits fewer than 16 slots, all
-// of them columns, are gathered into shared tiles, which changes the order of addition.
+// For each query row and head: softmax(scale * q.k over the visible keys) times the values, and the natural
+// logarithm of the sum of exponentials, so that two plans of one row merge exactly (merge_attention). Online
+// softmax over tiles of 64 slots at absolute slot numbers, summed in segments of attention_segment_slots; so
+// an output depends only on the row, the slots it visits and the pages: never on the other rows, on how work
+// is split into tasks, or on the number of threads. How a plan writes down what is visited does not matter
+// either, with one exception: tiles of which a block visits fewer than 16 slots, all of them columns, are
+// gathered into shared tiles, which changes the order of addition.
 //
 // Arithmetic by page type (attention_kernels.h has the steps):
-//   f32, f16   float32 (products fused with their sums where the CPU can, else rounded twice)
-//   bf16       products of bf16 summed in float32 where the CPU has them (queries and weights are rounded to bf16); else float32
-//   int8       exact integer products: queries rounded to 8 bits with a scale for each row and head, weights to 8 bits with a scale
-//              for each row, head and tile. The same bits with every instruction set.
+//
+//   f32, f16   float32; a product and its sum are rounded once where the CPU can, else twice
+//   bf16       products of bf16 summed in float32 where the CPU has them: queries and weights are rounded to
+//              bf16; elsewhere as f32
+//   int8       exact integer products: queries rounded to 8 bits with a scale for each row and head, weights
+//              to 8 bits with a scale for each row, head and tile; the same bits with every instruction set
 #pragma once
 
 #include <cstdint>
@@ -28,34 +31,36 @@ struct AttentionCall {
   const AttentionPlan* plan = nullptr;
   KeyValueView keys;
   int32_t rows = 0;
-  int32_t query_heads = 0;             // a multiple of keys.heads; head h reads KV head h / (query_heads / keys.heads)
+  int32_t query_heads = 0;  // a multiple of keys.heads; head h reads KV head h / (query_heads / keys.heads)
   const int32_t* positions = nullptr;  // [rows], the queries' positions, in any order
-  const float* queries = nullptr;      // row r, head h at queries + r * query_stride + h * head_size (rotary embedding applied)
+  // Row r, head h begins at queries + r * query_stride + h * head_size. Rotary embedding applied.
+  const float* queries = nullptr;
   int64_t query_stride = 0;
-  float* output = nullptr;             // same layout, with output_stride
+  float* output = nullptr;  // same layout, with output_stride
   int64_t output_stride = 0;
-  float* log_sum_exp = nullptr;        // [rows, query_heads], or none
+  float* log_sum_exp = nullptr;  // [rows, query_heads], or none
 };
 
 // An independent part of a call, for one worker.
 struct AttentionTask {
-  int32_t call = 0;          // index into the calls
+  int32_t call = 0;  // index into the calls
   int32_t kv_head = 0;
   int32_t row_begin = 0, row_end = 0;
   int32_t segment_begin = 0, segment_end = 0;  // which key segments (see attention_tasks)
-  int32_t split = -1;        // index into AttentionTasks::splits if the task covers only some segments; -1: whole
-  double cost = 0;           // products, for ordering
+  int32_t split = -1;  // index into AttentionTasks::splits if the task covers only some segments; -1: whole
+  double cost = 0;     // products, for ordering
 };
 
 inline constexpr int32_t attention_segment_slots = 1024;
 
-// Splits calls into tasks of similar size, largest first: by KV head, by blocks of query rows, and (where rows are few and keys are
-// many, as in decode) by key segments, whose partial results finish_attention() merges.
+// Splits calls into tasks of similar size, largest first: by KV head, by blocks of query rows, and (where
+// rows are few and keys are many, as in decode) by key segments, whose partial results finish_attention()
+// merges.
 struct AttentionTasks {
   // Rows of one KV head whose segments several tasks compute.
   struct Split {
     int32_t call = 0, kv_head = 0, row_begin = 0, row_end = 0;
-    size_t partials = 0;        // where its partial results begin
+    size_t partials = 0;  // where its partial results begin
   };
   std::vector<AttentionTask> tasks;
   std::vector<Split> splits;
@@ -67,22 +72,25 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
 // Scratch one worker needs to run any of these tasks, in bytes.
 size_t attention_scratch_bytes(const std::vector<AttentionCall>& calls);
 
-// Runs one task on the calling thread. `scratch` is 64-byte aligned. All tasks of a step run with the same `isa`.
+// Runs one task on the calling thread. `scratch` is 64-byte aligned. All tasks of a step run with the same
+// `isa`.
 void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t task,
                    std::byte* scratch);
 
 // Merges the partial results of rows that were split by key segments; after all tasks have run.
 void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& tasks);
 
-// Merges two results over disjoint sets of keys (equation (3) of the FlashAttention-decoding write-up: weights
-// exp(lse_i - lse)): output_a, lse_a become those of the union. `rows` x `heads` x `head_size`, packed.
-void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a, const float* output_b,
-                     const float* lse_b);
+// Merges two results over disjoint sets of keys (equation (3) of the FlashAttention-decoding write-up:
+// weights exp(lse_i - lse)): output_a, lse_a become those of the union. `rows` x `heads` x `head_size`,
+// packed.
+void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a,
+                     const float* output_b, const float* lse_b);
 
 // Softmax rows of chosen queries, without values: what selectors look at.
 struct SoftmaxSums {
   std::vector<float> column;    // [query_heads, length]: sum over the rows of the probability of slot j
-  std::vector<float> diagonal;  // [query_heads, length]: sum over the rows of the probability at distance position(i) - position(j)
+  std::vector<float> diagonal;  // [query_heads, length]: sum over the rows of the probability at distance
+                                // position(i) - position(j)
 };
 // `call.output` is not written and may be null. Distances of `length` or more are left out of `diagonal`.
 // scratch as for run_attention.

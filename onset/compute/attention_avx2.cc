@@ -5,7 +5,9 @@
 namespace onset {
 namespace {
 
-ONSET_INLINE Ints dot_shorts(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+ONSET_INLINE Ints dot_shorts(Ints sum, Ints a, Ints b) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
 constexpr int key_rows = 4, value_rows = 4;
 
 }  // namespace

@@ -24,7 +24,9 @@ using Random = std::mt19937;
 float uniform(Random& random, float low, float high) {
   return low + (high - low) * static_cast<float>(random() >> 8) * 0x1p-24f;
 }
-int integer(Random& random, int low, int high) { return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1)); }
+int integer(Random& random, int low, int high) {
+  return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+}
 // Roughly normal: cheaper than the library's, which takes most of the time otherwise.
 float normal(Random& random) {
   const uint32_t a = random(), b = random();
@@ -46,9 +48,12 @@ constexpr KvType all_types[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::
 float tolerance(KvType type) {
   switch (type) {
     case KvType::f32:
-    case KvType::f16: return 2e-5f;
-    case KvType::bf16: return 2e-2f;  // queries and probabilities rounded to bf16
-    case KvType::int8: return 6e-2f;  // queries and probabilities rounded to 8 bits
+    case KvType::f16:
+      return 2e-5f;
+    case KvType::bf16:
+      return 2e-2f;  // queries and probabilities rounded to bf16
+    case KvType::int8:
+      return 6e-2f;  // queries and probabilities rounded to 8 bits
   }
   return 0;
 }
@@ -72,7 +77,11 @@ struct Case {
     log_sum_exp.assign(static_cast<size_t>(rows * query_heads()), 77.0f);
     AttentionCall call;
     call.plan = &plan;
-    call.keys = {.type = type, .length = length, .heads = heads, .head_size = size, .pages = page_pointers,
+    call.keys = {.type = type,
+                 .length = length,
+                 .heads = heads,
+                 .head_size = size,
+                 .pages = page_pointers,
                  .positions = key_positions.empty() ? nullptr : key_positions.data()};
     call.rows = rows;
     call.query_heads = query_heads();
@@ -98,14 +107,15 @@ Case make_case(Random& random, KvType type, int heads, int group, int size, int3
   const size_t token = static_cast<size_t>(heads) * static_cast<size_t>(size);
   const int32_t pages = (length + page_tokens - 1) / page_tokens;
   // Bytes that were never written must not matter: 0xff is not-a-number in every float format.
-  c.pages.assign(static_cast<size_t>(pages), AlignedVector<std::byte>(page_bytes(type, heads, size), std::byte{0xff}));
+  c.pages.assign(static_cast<size_t>(pages),
+                 AlignedVector<std::byte>(page_bytes(type, heads, size), std::byte{0xff}));
   std::vector<float> key(token), value(token);
   for (int32_t slot = 0; slot < length; ++slot) {
     const float loud = slot % 37 == 0 ? 3.0f : 1.0f;
     for (float& x : key) x = loud * normal(random);
     for (float& x : value) x = normal(random) / loud;
-    write_slot(Isa::generic, type, heads, size, c.pages[static_cast<size_t>(slot / page_tokens)].data(), slot % page_tokens,
-               key.data(), value.data());
+    write_slot(Isa::generic, type, heads, size, c.pages[static_cast<size_t>(slot / page_tokens)].data(),
+               slot % page_tokens, key.data(), value.data());
   }
   for (const auto& page : c.pages) c.page_pointers.push_back(page.data());
   c.queries.resize(static_cast<size_t>(rows * c.stride()));
@@ -123,7 +133,8 @@ void run(Isa isa, std::vector<AttentionCall> calls, int threads = 1) {
   for (int worker = 0; worker < threads; ++worker) {
     workers.emplace_back([&, worker] {
       AlignedVector<std::byte> scratch(attention_scratch_bytes(calls));
-      for (size_t task = static_cast<size_t>(worker); task < tasks.tasks.size(); task += static_cast<size_t>(threads)) {
+      for (size_t task = static_cast<size_t>(worker); task < tasks.tasks.size();
+           task += static_cast<size_t>(threads)) {
         run_attention(isa, calls, tasks, task, scratch.data());
       }
     });
@@ -150,7 +161,8 @@ void expect_near_reference(Case& c, const std::string& what, int threads = 1) {
       if (std::isinf(expected.log_sum_exp[i])) {
         ASSERT_EQ(c.log_sum_exp[i], -std::numeric_limits<float>::infinity()) << what;
       } else {
-        ASSERT_NEAR(c.log_sum_exp[i], expected.log_sum_exp[i], 3 * tolerance(c.type) + 1e-6 * std::fabs(expected.log_sum_exp[i]))
+        ASSERT_NEAR(c.log_sum_exp[i], expected.log_sum_exp[i],
+                    3 * tolerance(c.type) + 1e-6 * std::fabs(expected.log_sum_exp[i]))
             << what << " " << kv_type_name(c.type) << " " << isa_name(isa) << " row and head " << i;
       }
     }
@@ -161,7 +173,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-// A random pattern: its own scale, causal or not, band, blocks of rows with ranges and columns, uncovered rows.
+// A random pattern: its own scale, causal or not, band, blocks of rows with ranges and columns, uncovered
+// rows.
 AttentionPattern random_pattern(Random& random, int32_t rows, int32_t length, int size) {
   AttentionPattern pattern;
   pattern.scale = uniform(random, 0.3f, 1.5f) / std::sqrt(static_cast<float>(size));
@@ -217,7 +230,8 @@ Case random_case(Random& random, KvType type, int largest_length) {
   }
   if (integer(random, 0, 4) != 0) {
     c.plan.patterns.clear();
-    for (int n = integer(random, 1, 3); n > 0; --n) c.plan.patterns.push_back(random_pattern(random, rows, length, size));
+    for (int n = integer(random, 1, 3); n > 0; --n)
+      c.plan.patterns.push_back(random_pattern(random, rows, length, size));
     for (uint16_t& index : c.plan.pattern_of_head) {
       index = static_cast<uint16_t>(random() % c.plan.patterns.size());
     }
@@ -242,7 +256,8 @@ TEST(Attention, DenseWindowAndSinkEqualTheReference) {
     for (const int size : {64, 128, 256}) {
       for (const int32_t window : {0, 50, 300}) {
         Case c = make_case(random, type, 1, 3, size, 400, 90);
-        c.plan = dense_plan(c.rows, c.length, c.query_heads(), 1.0f / std::sqrt(static_cast<float>(size)), window);
+        c.plan =
+            dense_plan(c.rows, c.length, c.query_heads(), 1.0f / std::sqrt(static_cast<float>(size)), window);
         c.plan.patterns[0].sink = window == 50 ? 4 : 0;
         expect_near_reference(c, "window " + std::to_string(window));
         if (HasFatalFailure()) return;
@@ -292,7 +307,8 @@ TEST(Attention, AnySplitOfRowsGivesEqualBits) {
           calls.push_back(part(whole, *plans.back(), row, std::min(c.rows, row + step)));
         }
         run(isa, calls, 1 + i % 2);
-        EXPECT_TRUE(same_bits(output, c.output)) << kv_type_name(type) << " " << isa_name(isa) << " rows by " << step;
+        EXPECT_TRUE(same_bits(output, c.output))
+            << kv_type_name(type) << " " << isa_name(isa) << " rows by " << step;
         EXPECT_TRUE(same_bits(log_sum_exp, c.log_sum_exp)) << kv_type_name(type) << " " << isa_name(isa);
       }
     }
@@ -319,7 +335,8 @@ TEST(Attention, ChunkedPrefillGivesEqualBits) {
             plan = dense_plan(end - row, end, 3, 0.125f, window);
             run(isa, {call});
           }
-          EXPECT_TRUE(same_bits(output, c.output)) << kv_type_name(type) << " " << isa_name(isa) << " chunk " << chunk;
+          EXPECT_TRUE(same_bits(output, c.output))
+              << kv_type_name(type) << " " << isa_name(isa) << " chunk " << chunk;
         }
       }
     }
@@ -337,7 +354,8 @@ TEST(Attention, ThreadsAndKeySegmentsGiveEqualBits) {
         const std::vector<float> output = c.output, log_sum_exp = c.log_sum_exp;
         for (const int threads : {2, 16}) {
           run(isa, {c.call()}, threads);
-          EXPECT_TRUE(same_bits(output, c.output)) << kv_type_name(type) << " " << isa_name(isa) << " " << threads << " threads";
+          EXPECT_TRUE(same_bits(output, c.output))
+              << kv_type_name(type) << " " << isa_name(isa) << " " << threads << " threads";
           EXPECT_TRUE(same_bits(log_sum_exp, c.log_sum_exp)) << kv_type_name(type);
         }
       }
@@ -376,7 +394,8 @@ TEST(Attention, EqualVisibleKeysGiveEqualBits) {
   }
 }
 
-// Exact integer sums and the same float steps everywhere; float pages wherever products are fused. (bf16 products differ.)
+// Exact integer sums and the same float steps everywhere; float pages wherever products are fused. (bf16
+// products differ.)
 TEST(Attention, InstructionSetsGiveEqualBits) {
   Random random(13);
   for (const KvType type : {KvType::f32, KvType::f16, KvType::int8}) {
@@ -421,7 +440,8 @@ TEST(Attention, ExtremeScoresStayFinite) {
       Case c = make_case(random, type, 1, 2, 16, 300, 20);
       for (size_t i = 0; i < c.queries.size(); ++i) c.queries[i] *= i % 5 == 0 ? 1000.0f : 0.0f;
       run(isa, {c.call()});
-      for (const float x : c.output) ASSERT_TRUE(std::isfinite(x)) << kv_type_name(type) << " " << isa_name(isa);
+      for (const float x : c.output)
+        ASSERT_TRUE(std::isfinite(x)) << kv_type_name(type) << " " << isa_name(isa);
     }
     Case c = make_case(random, type, 1, 2, 16, 300, 20);
     for (float& x : c.queries) x = 0;
@@ -444,8 +464,10 @@ TEST(Attention, TwoPlansOverDisjointKeysMergeToOne) {
       run(isa, {c.call()});
       merge_attention(c.rows, c.query_heads(), c.size, merged.data(), merged_lse.data(), c.output.data(),
                       c.log_sum_exp.data());
-      for (size_t i = 0; i < output.size(); ++i) ASSERT_NEAR(merged[i], output[i], 2 * tolerance(type)) << kv_type_name(type);
-      for (size_t i = 0; i < log_sum_exp.size(); ++i) ASSERT_NEAR(merged_lse[i], log_sum_exp[i], 2 * tolerance(type));
+      for (size_t i = 0; i < output.size(); ++i)
+        ASSERT_NEAR(merged[i], output[i], 2 * tolerance(type)) << kv_type_name(type);
+      for (size_t i = 0; i < log_sum_exp.size(); ++i)
+        ASSERT_NEAR(merged_lse[i], log_sum_exp[i], 2 * tolerance(type));
     }
   }
 }
@@ -497,7 +519,8 @@ TEST(Attention, SoftmaxSumsEqualTheReference) {
           for (int32_t row = 0; row < c.rows; ++row) {
             const std::vector<double> probability = reference::softmax_row(call, stored, row, head);
             for (int32_t slot = 0; slot < c.length; ++slot) {
-              const int32_t position = c.key_positions.empty() ? slot : c.key_positions[static_cast<size_t>(slot)];
+              const int32_t position =
+                  c.key_positions.empty() ? slot : c.key_positions[static_cast<size_t>(slot)];
               const int64_t distance = static_cast<int64_t>(c.positions[static_cast<size_t>(row)]) - position;
               const size_t line = static_cast<size_t>(head) * length;
               column[line + static_cast<size_t>(slot)] += probability[static_cast<size_t>(slot)];
@@ -511,8 +534,10 @@ TEST(Attention, SoftmaxSumsEqualTheReference) {
         ASSERT_EQ(sums.diagonal.size(), diagonal.size());
         const double allowed = tolerance(type) * (1.0 + 0.1 * c.rows);
         for (size_t s = 0; s < column.size(); ++s) {
-          ASSERT_NEAR(sums.column[s], column[s], allowed) << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
-          ASSERT_NEAR(sums.diagonal[s], diagonal[s], allowed) << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
+          ASSERT_NEAR(sums.column[s], column[s], allowed)
+              << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
+          ASSERT_NEAR(sums.diagonal[s], diagonal[s], allowed)
+              << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
         }
       }
     }

@@ -10,24 +10,34 @@
 namespace onset {
 namespace {
 
-constexpr size_t round_up(size_t bytes, size_t step) { return (bytes + step - 1) / step * step; }
+constexpr size_t round_up(size_t bytes, size_t step) {
+  return (bytes + step - 1) / step * step;
+}
 
 size_t value_bytes(KvType type) {
   switch (type) {
-    case KvType::f32: return 4;
-    case KvType::f16: return 2;
-    case KvType::bf16: return 2;
-    case KvType::int8: return 1;
+    case KvType::f32:
+      return 4;
+    case KvType::f16:
+      return 2;
+    case KvType::bf16:
+      return 2;
+    case KvType::int8:
+      return 1;
   }
   return 4;
 }
 
 int word_values(KvType type) {
   switch (type) {
-    case KvType::f32: return 1;
-    case KvType::f16: return 1;
-    case KvType::bf16: return 2;
-    case KvType::int8: return 4;
+    case KvType::f32:
+      return 1;
+    case KvType::f16:
+      return 1;
+    case KvType::bf16:
+      return 2;
+    case KvType::int8:
+      return 4;
   }
   return 1;
 }
@@ -39,14 +49,17 @@ size_t key_index(const HeadLayout& layout, int slot, int d) {
          static_cast<size_t>(d % layout.word);
 }
 size_t value_index(const HeadLayout& layout, int slot, int d) {
-  return (static_cast<size_t>(slot / layout.word) * static_cast<size_t>(layout.padded) + static_cast<size_t>(d)) *
+  return (static_cast<size_t>(slot / layout.word) * static_cast<size_t>(layout.padded) +
+          static_cast<size_t>(d)) *
              static_cast<size_t>(layout.word) +
          static_cast<size_t>(slot % layout.word);
 }
 
 void store(KvType type, std::byte* part, size_t index, float value) {
   switch (type) {
-    case KvType::f32: std::memcpy(part + index * 4, &value, 4); break;
+    case KvType::f32:
+      std::memcpy(part + index * 4, &value, 4);
+      break;
     case KvType::f16: {
       const uint16_t half = f32_to_f16(value);
       std::memcpy(part + index * 2, &half, 2);
@@ -57,7 +70,8 @@ void store(KvType type, std::byte* part, size_t index, float value) {
       std::memcpy(part + index * 2, &half, 2);
       break;
     }
-    case KvType::int8: break;
+    case KvType::int8:
+      break;
   }
 }
 
@@ -65,30 +79,41 @@ float load(KvType type, const std::byte* part, size_t index) {
   float value = 0;
   uint16_t half = 0;
   switch (type) {
-    case KvType::f32: std::memcpy(&value, part + index * 4, 4); return value;
-    case KvType::f16: std::memcpy(&half, part + index * 2, 2); return f16_to_f32(half);
-    case KvType::bf16: std::memcpy(&half, part + index * 2, 2); return bf16_to_f32(half);
-    case KvType::int8: break;
+    case KvType::f32:
+      std::memcpy(&value, part + index * 4, 4);
+      return value;
+    case KvType::f16:
+      std::memcpy(&half, part + index * 2, 2);
+      return f16_to_f32(half);
+    case KvType::bf16:
+      std::memcpy(&half, part + index * 2, 2);
+      return bf16_to_f32(half);
+    case KvType::int8:
+      break;
   }
   return value;
 }
 
 const PageFormatKernels& kernels_for(Isa isa) {
   switch (isa) {
-    case Isa::generic: break;
+    case Isa::generic:
+      break;
 #if defined(__x86_64__)
     case Isa::avx2:
-    case Isa::avx_vnni: return page_format_avx2;
-    case Isa::avx512: return page_format_avx512;
+    case Isa::avx_vnni:
+      return page_format_avx2;
+    case Isa::avx512:
+      return page_format_avx512;
 #else
-    default: break;
+    default:
+      break;
 #endif
   }
   return page_format_generic;
 }
 
-void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot,
-                const float* key, const float* value) {
+void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head,
+                int slot, const float* key, const float* value) {
   constexpr int usual_size = 256;
   alignas(64) float numbers_here[usual_size];
   alignas(64) uint8_t bytes_here[usual_size];
@@ -107,28 +132,35 @@ void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int 
   const size_t at = static_cast<size_t>(slot) * sizeof(float);
 
   std::memcpy(numbers, key, count * sizeof(float));
-  const float key_scale = kernels.quantize(numbers, head_size, rotates_keys(KvType::int8) ? block : 1, 128, bytes);
+  const float key_scale =
+      kernels.quantize(numbers, head_size, rotates_keys(KvType::int8) ? block : 1, 128, bytes);
   std::byte* key_words = head + layout.keys + static_cast<size_t>(slot) * 4;
-  for (int d = 0; d < layout.padded; d += 4) std::memcpy(key_words + static_cast<size_t>(d) * page_tokens, bytes + d, 4);
+  for (int d = 0; d < layout.padded; d += 4)
+    std::memcpy(key_words + static_cast<size_t>(d) * page_tokens, bytes + d, 4);
   std::memcpy(head + layout.key_scales + at, &key_scale, sizeof key_scale);
 
   std::memcpy(numbers, value, count * sizeof(float));
-  const float value_scale = kernels.quantize(numbers, head_size, rotates_values(KvType::int8) ? block : 1, 0, bytes);
+  const float value_scale =
+      kernels.quantize(numbers, head_size, rotates_values(KvType::int8) ? block : 1, 0, bytes);
   std::byte* value_bytes = head + layout.values + value_index(layout, slot, 0);
-  for (int d = 0; d < layout.padded; ++d) value_bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(bytes[d]);
+  for (int d = 0; d < layout.padded; ++d)
+    value_bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(bytes[d]);
   const float log2_scale = std::log2(value_scale), inverse = 1.0f / value_scale;
   std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
   std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
 }
 
-void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
+void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key,
+               float* value) {
   float key_scale = 0, value_inverse = 0;
   const size_t at = static_cast<size_t>(slot) * sizeof(float);
   std::memcpy(&key_scale, head + layout.key_scales + at, sizeof key_scale);
   std::memcpy(&value_inverse, head + layout.value_inverse + at, sizeof value_inverse);
   for (int d = 0; d < head_size; ++d) {
-    key[d] = key_scale * static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
-    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) / value_inverse;
+    key[d] = key_scale *
+             static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
+    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) /
+               value_inverse;
   }
   if (rotates_keys(KvType::int8)) rotate_head(key, head_size);
   if (rotates_values(KvType::int8)) rotate_head(value, head_size);
@@ -187,7 +219,8 @@ void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page,
   }
 }
 
-void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value) {
+void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key,
+               float* value) {
   const HeadLayout layout = head_layout(type, head_size);
   for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
     if (type == KvType::int8) {

@@ -1,19 +1,22 @@
 // How keys and values lie inside a page, for each KvType; and writing and reading them.
 //
-// A page holds page_tokens slots of `heads` KV heads: for each head its keys, then its values, in the order the
-// attention kernel reads them. The bytes of one slot depend only on that slot's key and value (scales are per slot and head), so
-// pages fill in any order and in chunks of any size with equal results. Bytes of slots that were never written may be anything.
+// A page holds page_tokens slots of `heads` KV heads: for each head its keys, then its values, in the order
+// the attention kernel reads them. The bytes of one slot depend only on that slot's key and value (scales are
+// per slot and head), so pages fill in any order and in chunks of any size with equal results. Bytes of slots
+// that were never written may be anything.
 //
-// A "word" is what one multiply-add instruction takes from a lane: 4 int8, 2 bf16, 1 f16 or 1 f32 (word_values()). With
-// `padded` = head_size rounded up to a multiple of 4, one head lies like this, every part beginning at a multiple of 64 bytes:
+// A "word" is what one multiply-add instruction takes from a lane: 4 int8, 2 bf16, 1 f16 or 1 f32
+// (word_values()). With `padded` = head_size rounded up to a multiple of 4, one head lies like this, every
+// part beginning at a multiple of 64 bytes:
 //   keys           [padded / word][slot][word]     word of values d, d+1, ... of every slot side by side
 //   values         [slot / word][padded][word]     word of slots s, s+1, ... of every d side by side
 //   key scales     [slot] float32                  int8 only
 //   value scales   [slot] float32 log2 of the scale, then [slot] float32 one over the scale   int8 only
 //
-// int8: keys and values are multiplied by a blockwise Hadamard matrix (hadamard_block(); orthogonal, so q.k stays if the query is
-// rotated too, and the output is rotated back), which spreads outliers, then divided by scale = largest magnitude / 127 and
-// rounded. Keys are stored as unsigned bytes, 128 added; values as signed bytes.
+// int8: keys and values are multiplied by a blockwise Hadamard matrix (hadamard_block(); orthogonal, so q.k
+// stays if the query is rotated too, and the output is rotated back), which spreads outliers, then divided by
+// scale = largest magnitude / 127 and rounded. Keys are stored as unsigned bytes, 128 added; values as signed
+// bytes.
 #pragma once
 
 #include <cstddef>
@@ -27,13 +30,14 @@ namespace onset {
 // Bytes of one page, a multiple of 64.
 size_t page_bytes(KvType type, int heads, int head_size);
 
-// Stores one token's key and value (each `heads` x `head_size` float32, keys already with their position's rotary
-// embedding) in slot 0..page_tokens-1 of a page.
+// Stores one token's key and value (each `heads` x `head_size` float32, keys already with their position's
+// rotary embedding) in slot 0..page_tokens-1 of a page.
 void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key,
                 const float* value);
 
 // The stored key and value of a slot, as float32 in the layout write_slot takes (quantisation undone).
-void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value);
+void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key,
+               float* value);
 
 // Where the parts of one head lie, in bytes from the head's beginning.
 struct HeadLayout {
@@ -45,11 +49,17 @@ struct HeadLayout {
 HeadLayout head_layout(KvType type, int head_size);
 
 // Whether pages of this type hold rotated keys and values.
-constexpr bool rotates_keys(KvType type) { return type == KvType::int8; }
-constexpr bool rotates_values(KvType type) { return type == KvType::int8; }
+constexpr bool rotates_keys(KvType type) {
+  return type == KvType::int8;
+}
+constexpr bool rotates_values(KvType type) {
+  return type == KvType::int8;
+}
 
 // The largest power of two that divides head_size: the order of the Hadamard blocks.
-constexpr int hadamard_block(int head_size) { return head_size & -head_size; }
+constexpr int hadamard_block(int head_size) {
+  return head_size & -head_size;
+}
 
 // Multiplies `head_size` numbers by the blockwise Hadamard matrix (its own inverse), in place.
 void rotate_head(float* values, int head_size);

@@ -7,9 +7,10 @@
 namespace onset {
 
 struct PageFormatKernels {
-  // Rotates `numbers` (blocks of `block`; as rotate_head() does), divides them by scale = largest magnitude / 127 (at least
-  // smallest_scale), rounds, adds `offset` (0 or 128) and stores them as bytes, up to the next multiple of 64 past head_size.
-  // Returns the scale. Overwrites the numbers; both arrays have room for the next multiple of 64.
+  // Rotates `numbers` (blocks of `block`; as rotate_head() does), divides them by scale = largest magnitude /
+  // 127 (at least smallest_scale), rounds, adds `offset` (0 or 128) and stores them as bytes, up to the next
+  // multiple of 64 past head_size. Returns the scale. Overwrites the numbers; both arrays have room for the
+  // next multiple of 64.
   float (*quantize)(float* numbers, int head_size, int block, int offset, uint8_t* bytes);
 };
 
