@@ -21,7 +21,7 @@ struct BenchOptions {
 
 void declare(CLI::App& command, BenchOptions& options) {
   command.require_subcommand(0, 1);
-  command.add_option("--prompt", options.prompts, "prompt lengths in tokens, separated by commas")->delimiter(',')
+  command.add_option("--prompt", options.prompts, "prompt lengths in tokens, separated by commas")->delimiter(',')->allow_extra_args(false)
       ->check(CLI::Range(1, 1 << 30))->capture_default_str();
   command.add_option("--generate", options.generate, "single tokens to decode after one; 0: none")->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();

@@ -16,7 +16,7 @@ struct KernelOptions {
 };
 
 void declare(CLI::App& command, KernelOptions& options) {
-  command.add_option("--rows", options.rows, "numbers of rows, separated by commas; 1 is a decode step")->delimiter(',')
+  command.add_option("--rows", options.rows, "numbers of rows, separated by commas; 1 is a decode step")->delimiter(',')->allow_extra_args(false)
       ->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command.add_option("--keys", options.keys, "earlier tokens that attention sees")->check(CLI::Range(1, 1 << 24))->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON list");

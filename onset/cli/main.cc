@@ -16,6 +16,16 @@ std::string one_line(std::string text) {
   return text;
 }
 
+// CLI11 would only say that a command is missing.
+std::optional<std::string> unknown_command(const CLI::App& app, int argc, char** argv) {
+  if (argc < 2 || argv[1][0] == '-') return {};
+  const std::string wanted = argv[1];
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == wanted) return {};
+  }
+  return "there is no command " + wanted;
+}
+
 void declare(CLI::App& app, onset::cli::Action& action) {
   using namespace onset::cli;
   app.require_subcommand(1);
@@ -48,7 +58,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& wish) {  // --help, --version
     return app.exit(wish);
   } catch (const CLI::ParseError& problem) {
-    onset::cli::note(one_line(problem.what()) + " (onset --help, onset COMMAND --help)");
+    onset::cli::note(unknown_command(app, argc, argv).value_or(one_line(problem.what())) + " (onset --help, onset COMMAND --help)");
     return status_usage;
   }
   const onset::Status status = action();

@@ -23,7 +23,7 @@ void declare(CLI::App& command, TokenizeOptions& options) {
   auto* words = command.add_option("TEXT", options.text.words, "the text, or - for standard input");
   auto* text = command.add_option("--text", options.text_option, "the text");
   auto* file = command.add_option("-f,--file", options.text.file, "the text from a file, - for standard input");
-  auto* decode = command.add_option("-d,--decode", options.decode, "print the text of these token ids instead")->delimiter(',');
+  auto* decode = command.add_option("-d,--decode", options.decode, "print the text of these token ids instead")->delimiter(',')->allow_extra_args(false);
   text->excludes(words)->excludes(file);
   file->excludes(words);
   decode->excludes(words)->excludes(text)->excludes(file);

@@ -25,8 +25,9 @@ Result<std::optional<ChatTemplate>> load_chat_template(const Engine& engine) {
 }
 
 Result<std::vector<int32_t>> render_chat(const Engine& engine, const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages) {
-  ONSET_ASSIGN(const std::string text, chat_template.render(messages));
-  return engine.tokenizer()->encode(text, {.add_special = false, .parse_special = true});
+  const Result<std::string> text = chat_template.render(messages);
+  if (!text.ok()) return text.status().within("the model's chat template refuses");
+  return engine.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
 }
 
 Chat::Chat(Engine& engine, ChatTemplate chat_template, ChatOptions options)

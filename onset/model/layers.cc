@@ -50,7 +50,7 @@ class Builder {
     if (!is_weight_type(tensor->dtype)) {
       return error(Code::unsupported, "{}: tensor {} has type {}, expected a float type", file_.path().string(), name, dtype_name(tensor->dtype));
     }
-    ONSET_TRY(check_finite(*tensor));
+    ONSET_TRY(check_finite(*tensor).within(file_.path().string()));
     used_.insert(name);
     std::vector<float> whole(size);
     dequantize_row(tensor->dtype, tensor->bytes.data(), whole);
