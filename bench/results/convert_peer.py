@@ -163,7 +163,7 @@ def errors(truth, *others):
 
 def greedy(path, count, prompts):
     import llama_cpp
-    model = llama_cpp.Llama(path, n_ctx=512, n_threads=2, logits_all=False, verbose=False)
+    model = llama_cpp.Llama(path, n_ctx=512, n_threads=1, verbose=False)  # two threads wait for each other on a busy machine
     answers = []
     for prompt in prompts:
         model.reset()

@@ -1,7 +1,7 @@
 #include "onset/formats/json.h"
 
 #include <cmath>
-#include <set>
+#include <unordered_set>
 
 #include "onset/base/mapped_file.h"
 
@@ -18,7 +18,7 @@ constexpr int deepest = 128;
 Result<json> parse_json(std::string_view text, const std::string& name) {
   // The parser reports through exceptions or not at all; they end here, so that its place and reason are not
   // lost.
-  std::vector<std::set<std::string>> fields;  // of the objects that are open
+  std::vector<std::unordered_set<std::string>> fields;  // of the objects that are open
   std::string twice;
   bool too_deep = false;
   const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
