@@ -261,7 +261,7 @@ class Lexer {
       ++at;
     }
     if (digits.empty()) {  // 0x without digits is a zero and a name
-      digits = "0";
+      digits.push_back('0');
       at = at_ + 1;
       base = 0;
     }
