@@ -173,6 +173,10 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
   });
 }
 
+int64_t linear_tile_rows(Isa isa) {
+  return linear_kernels(isa).tile_rows;
+}
+
 size_t linear_input_bytes(const LinearWeight& weight, int64_t rows) {
   const int64_t row_bytes = weight.precision == Precision::fast
                                 ? fast_layout(weight.in, weight.out).row_bytes
@@ -200,12 +204,22 @@ void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* inpu
                               heap ? heap->data() : stack);
 }
 
+void prefetch_linear(const LinearWeight& weight, int64_t column_begin) {
+  constexpr int64_t bytes = 16 * 1024;
+  const int64_t panel_bytes = weight.precision == Precision::fast ? fast_layout(weight.in, weight.out).panel_bytes
+                                                                  : reference_layout(weight.in, weight.out).panel_bytes;
+  const int64_t first = column_begin / columns_of_panel * panel_bytes;
+  const int64_t end = std::min(first + bytes, panels(weight.out) * panel_bytes);
+  for (int64_t at = first; at < end; at += 64) __builtin_prefetch(weight.data + at);
+}
+
 void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows,
                      int64_t column_begin, int64_t column_end, const LinearOutput& output) {
   assert(column_begin % linear_column_step == 0);
   assert(column_end == weight.out || column_end % linear_column_step == 0);
-  const MultiplyCall call = {weight.data, prepared,      rows,        column_begin,     column_end,
-                             output.data, output.stride, output.bias, output.accumulate};
+  const MultiplyCall call = {weight.data,  prepared,    rows,          column_begin,
+                             column_end,   output.data, output.stride, output.first_column,
+                             output.bias, output.accumulate};
   if (weight.precision == Precision::fast) {
     linear_kernels(isa).multiply(fast_layout(weight.in, weight.out), call);
   } else {

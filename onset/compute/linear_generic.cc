@@ -127,5 +127,5 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_generic = {rotate, prepare, multiply, multiply_reference};
+const LinearKernels linear_generic = {narrow_rows, rotate, prepare, multiply, multiply_reference};
 }  // namespace onset

@@ -57,19 +57,21 @@ struct ReferenceLayout {
   int64_t panel_bytes;
 };
 
-// One multiplication of prepared rows with a range of columns. Pointers count from row 0 and column 0.
+// One multiplication of prepared rows with a range of columns. Pointers count from row 0 and column 0, the
+// output's from first_column.
 struct MultiplyCall {
   const std::byte* weight;
   const std::byte* prepared;
   int64_t rows;
   int64_t column_begin, column_end;
   float* output;
-  int64_t output_stride;
+  int64_t output_stride, first_column;
   const float* bias;  // or null
   bool accumulate;
 };
 
 struct LinearKernels {
+  int64_t tile_rows;  // rows of the tile that many rows are worked on with
   void (*rotate)(const Rotation& rotation, float* values);
   // weight: the packed matrix. scratch: twice layout.in floats rounded up to a multiple of 64, 64-byte
   // aligned.

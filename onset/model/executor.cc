@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 
@@ -13,9 +14,11 @@
 namespace onset {
 namespace {
 
-// Rows of a block that one worker takes through a run of row-wise operations: its activations stay in the second-level
-// cache (a block of 96 rows of SmolLM2 is 0.6 MB at the widest) and every weight that is read serves all of them.
-constexpr int32_t block_rows = 96;
+// Rows of a block that one worker takes through a run of row-wise operations: many, so that every weight that is read serves
+// all of them, and few enough for their activations to stay in the second-level cache.
+constexpr int64_t most_block_rows = 96, resident_block_bytes = 640 * 1024;
+// Columns of a gate that are computed and activated at a time, and as many of its values: they stay in the first-level cache.
+constexpr int64_t strip_columns = 128;
 // Up to this many rows for each worker, workers share the rows and split the columns instead, so that each weight is
 // read once.
 constexpr int32_t column_rows_per_worker = 24;
@@ -88,17 +91,20 @@ class LayerRun {
  public:
   using Workspace = CpuExecutor::Workspace;
 
-  LayerRun(ThreadPool& pool, Workspace& workspace, const LayerCall& call, bool full_buffers, const InputHook& input)
-      : input_(input), pool_(pool), workspace_(workspace), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
+  LayerRun(ThreadPool& pool, Workspace& workspace, const Layer& layer, const LayerCall& call, bool full_buffers, const InputHook& input)
+      : input_(input), pool_(pool), workspace_(workspace), layer_(layer), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
     by_columns_ = call.rows <= column_rows_per_worker * pool.threads();
     if (by_columns_) full_ = true;
+    tile_rows_ = linear_tile_rows(isa_);
+    const int64_t row_bytes = int64_t{sizeof(float)} * (model_.config().hidden + 2 * buffer_width(model_, Buffer::activated));
+    block_rows_ = static_cast<int32_t>(std::clamp(resident_block_bytes / row_bytes, tile_rows_, most_block_rows) / tile_rows_ * tile_rows_);
     for (int i = 0; i < buffer_count; ++i) {
       const auto buffer = static_cast<Buffer>(i);
       if (buffer == Buffer::residual) continue;
       const auto width = static_cast<size_t>(buffer_width(model_, buffer));
       if (full_ || is_shared(buffer)) at_least(workspace_.shared[i], call.rows * width);
       if (is_shared(buffer)) continue;
-      const auto rows = static_cast<size_t>(by_columns_ ? std::min(call.rows, own_input_rows) : block_rows);
+      const auto rows = static_cast<size_t>(by_columns_ ? std::min(call.rows, own_input_rows) : block_rows_);
       for (auto& own : workspace_.own) at_least(own[i], rows * width);
     }
     for (const RopeConfig& rope : model_.config().ropes) {
@@ -191,47 +197,94 @@ class LayerRun {
   // --- many rows: each worker takes blocks of rows through all the operations ---------------------------------------
 
   void run_by_rows(std::span<const Operation> operations) {
-    // Blocks of equal size, as many as keep all workers busy to the end.
-    const int32_t workers = pool_.threads();
-    const int32_t rounds = (call_.rows + block_rows * workers - 1) / (block_rows * workers);
-    const int32_t blocks = rounds * workers;
-    const int32_t size = std::min(block_rows, ((call_.rows + blocks - 1) / blocks + 5) / 6 * 6);
-    const int32_t count = (call_.rows + size - 1) / size;
-    pool_.for_each(count, [&](int64_t block, int worker) {
-      const auto begin = static_cast<int32_t>(block) * size;
-      const int32_t rows = std::min(size, call_.rows - begin);
-      for (const Operation& operation : operations) {
-        if (const auto* linear = std::get_if<LinearOperation>(&operation.kind)) {
-          const LinearWeight& weight = model_.weights()[linear->weight];
-          std::byte* input = at_least(workspace_.own_input[worker], linear_input_bytes(weight, rows));
-          prepare(*linear, begin, rows, worker, !full_, input);
-          multiply(*linear, begin, rows, worker, !full_, input, 0, weight.out);
+    const std::vector<int32_t> begins = row_blocks();
+    pool_.for_each(static_cast<int64_t>(begins.size()) - 1, [&](int64_t block, int worker) {
+      const int32_t begin = begins[block], rows = begins[block + 1] - begin;
+      for (size_t i = 0; i < operations.size(); ++i) {
+        const auto* linear = std::get_if<LinearOperation>(&operations[i].kind);
+        if (linear == nullptr) {
+          apply(operations[i], begin, rows, worker, !full_);
+          continue;
+        }
+        const LinearWeight& weight = model_.weights()[linear->weight];
+        std::byte* input = at_least(workspace_.own_input[worker], linear_input_bytes(weight, rows));
+        prepare(*linear, begin, rows, worker, !full_, input);
+        if (const ActivateOperation* activate = full_ ? nullptr : activates(operations, i)) {
+          multiply_activated(*linear, *activate, begin, rows, worker, input);
+          ++i;
         } else {
-          apply(operation, begin, rows, worker, !full_);
+          multiply(*linear, begin, rows, worker, !full_, input, 0, weight.out);
         }
       }
     });
+  }
+
+  // Where each block begins, and the end: whole tiles, smaller towards the end so that all workers finish together.
+  std::vector<int32_t> row_blocks() const {
+    std::vector<int32_t> begins = {0};
+    const auto tile = static_cast<int32_t>(tile_rows_);
+    while (begins.back() < call_.rows) {
+      const int32_t left = call_.rows - begins.back(), share = left / (2 * pool_.threads());
+      begins.push_back(begins.back() + std::min(left, std::clamp((share + tile - 1) / tile * tile, tile, block_rows_)));
+    }
+    return begins;
+  }
+
+  // The gated activation that follows a linear layer, if the layer's columns can be computed a strip at a time.
+  const ActivateOperation* activates(std::span<const Operation> operations, size_t at) const {
+    if (at + 1 == operations.size() || buffer_width(model_, Buffer::activated) % linear_column_step != 0) return nullptr;
+    const auto& linear = std::get<LinearOperation>(operations[at].kind);
+    return linear.output == Buffer::expanded ? std::get_if<ActivateOperation>(&operations[at + 1].kind) : nullptr;
+  }
+
+  // A strip of the gate's columns, the same strip of what it gates, and their product: what lies between is never written to
+  // memory.
+  void multiply_activated(const LinearOperation& linear, const ActivateOperation& activate, int32_t begin, int32_t rows,
+                          int worker, const std::byte* input) {
+    const int64_t width = buffer_width(model_, Buffer::activated);
+    float* strip = workspace_.own[worker][static_cast<int>(Buffer::expanded)].data();
+    const Rows to = rows_of(Buffer::activated, begin, worker, true);
+    for (int64_t column = 0; column < width; column += strip_columns) {
+      const int64_t count = std::min(strip_columns, width - column);
+      for (const int64_t part : {0, 1}) {
+        const int64_t first = part * width + column;
+        multiply_linear(isa_, model_.weights()[linear.weight], input, rows, first, first + count,
+                        {.data = strip + part * count, .stride = 2 * count, .bias = linear.bias, .accumulate = false, .first_column = first});
+      }
+      gated_activation(isa_, activate.activation, {strip, 2 * count}, rows, count, {to.data + column, to.stride});
+    }
   }
 
   // --- few rows: workers split the columns of every linear layer ----------------------------------------------------
 
   void run_by_columns(std::span<const Operation> operations) {
     const bool own = call_.rows <= own_input_rows;
-    for (size_t i = 0; i < operations.size(); ++i) {
-      // Steps that lead to a linear layer's input are done by every worker for itself when that is cheap.
+    for (size_t i = 0; i < operations.size();) {
+      // Steps that lead to a linear layer's input are done together with preparing it.
       size_t linear_at = i;
-      while (own && linear_at < operations.size() && feeds_next(operations, linear_at)) ++linear_at;
+      while (linear_at < operations.size() && feeds_next(operations, linear_at)) ++linear_at;
       const auto* linear = linear_at < operations.size() ? std::get_if<LinearOperation>(&operations[linear_at].kind) : nullptr;
       if (linear == nullptr) {
-        split_rows([&](int32_t begin, int32_t rows, int worker) { apply(operations[i], begin, rows, worker, false); });
+        size_t end = i + 1;
+        while (end < operations.size() && !feeds_next(operations, end) && !std::holds_alternative<LinearOperation>(operations[end].kind)) ++end;
+        split_rows([&](int32_t begin, int32_t rows, int worker) {
+          for (size_t j = i; j < end; ++j) apply(operations[j], begin, rows, worker, false);
+        });
+        i = end;
         continue;
       }
       const LinearWeight& weight = model_.weights()[linear->weight];
       const size_t input_bytes = linear_input_bytes(weight, call_.rows);
       if (!own) {
-        at_least(workspace_.shared_input, input_bytes);
-        prepare_shared(*linear, weight);
+        std::byte* input = at_least(workspace_.shared_input, input_bytes);
+        split_rows([&](int32_t begin, int32_t rows, int worker) {
+          for (size_t j = i; j < linear_at; ++j) apply(operations[j], begin, rows, worker, false);
+          prepare(*linear, begin, rows, worker, false, input + linear_input_bytes(weight, begin));
+        });
       }
+      const LinearWeight& next = next_weight(&operations[linear_at]);
+      const ColumnShares shares(weight.out, pool_.threads());
+      std::atomic<int64_t> taken{0};
       pool_.run([&](int worker) {
         std::byte* input = workspace_.shared_input.data();
         if (own) {
@@ -239,11 +292,29 @@ class LayerRun {
           input = at_least(workspace_.own_input[worker], input_bytes);
           prepare(*linear, 0, call_.rows, worker, true, input);
         }
-        const auto [begin, end] = column_share(weight.out, worker);
-        if (begin < end) multiply(*linear, 0, call_.rows, worker, false, input, begin, end);
+        const auto multiply_steps = [&](int64_t begin, int64_t end) {
+          multiply(*linear, 0, call_.rows, worker, false, input, begin * linear_column_step, std::min(weight.out, end * linear_column_step));
+        };
+        if (shares.own > 0) multiply_steps(worker * shares.own, (worker + 1) * shares.own);
+        for (int64_t step; (step = shares.common + taken.fetch_add(1, std::memory_order_relaxed)) < shares.steps;) multiply_steps(step, step + 1);
+        prefetch_linear(next, worker * ColumnShares(next.out, pool_.threads()).own * linear_column_step);
       });
-      i = linear_at;
+      i = linear_at + 1;
     }
+  }
+
+  // The matrix that is read after the linear operation `at` of this layer.
+  const LinearWeight& next_weight(const Operation* at) const {
+    const std::vector<Operation>& here = layer_.operations;
+    for (++at; at != here.data() + here.size(); ++at) {
+      if (const auto* linear = std::get_if<LinearOperation>(&at->kind)) return model_.weights()[linear->weight];
+    }
+    if (call_.layer + 1 < static_cast<int32_t>(model_.layers().size())) {
+      for (const Operation& operation : model_.layers()[call_.layer + 1].operations) {
+        if (const auto* linear = std::get_if<LinearOperation>(&operation.kind)) return model_.weights()[linear->weight];
+      }
+    }
+    return model_.head(0);
   }
 
   // Whether the operation writes a buffer of the worker's own, so that it can be repeated by every worker.
@@ -263,18 +334,13 @@ class LayerRun {
     });
   }
 
-  // All rows' input, prepared once: the rows of one call lie together whatever their number, so one worker does it.
-  void prepare_shared(const LinearOperation& linear, const LinearWeight& weight) {
-    const Rows rows = shared(linear.input, 0);
-    if (input_) input_(linear.weight, 0, call_.rows, rows.data, rows.stride);
-    prepare_linear_input(isa_, weight, rows.data, rows.stride, call_.rows, workspace_.shared_input.data());
-  }
-
-  std::pair<int64_t, int64_t> column_share(int64_t columns, int worker) const {
-    const int64_t steps = (columns + linear_column_step - 1) / linear_column_step;
-    const int64_t begin = steps * worker / pool_.threads(), end = steps * (worker + 1) / pool_.threads();
-    return {begin * linear_column_step, std::min(columns, end * linear_column_step)};
-  }
+  // How workers share the columns of a matrix, in steps of linear_column_step: most are each one's own, so that it reads them in one
+  // go; whoever is done first takes the others one by one, because cores and their shares of the memory are never equally fast.
+  struct ColumnShares {
+    ColumnShares(int64_t columns, int workers)
+        : steps((columns + linear_column_step - 1) / linear_column_step), own(steps * 3 / (4 * workers)), common(own * workers) {}
+    int64_t steps, own, common;  // all of them, each worker's, and where the common ones begin
+  };
 
   // --- one operation on one range of rows -----------------------------------------------------------------------------
 
@@ -349,11 +415,14 @@ class LayerRun {
   const InputHook& input_;
   ThreadPool& pool_;
   Workspace& workspace_;
+  const Layer& layer_;
   const LayerCall& call_;
   const Model& model_;
   const Isa isa_;
   bool full_;         // every buffer holds all rows, not just a worker's block
   bool by_columns_;
+  int64_t tile_rows_ = 1;
+  int32_t block_rows_ = 1;
   std::vector<std::unique_ptr<AttentionPlan>> kept_plans_;
 };
 
@@ -374,7 +443,7 @@ Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
       workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
     }
   }
-  LayerRun run(*pool_, *workspace_, call, static_cast<bool>(time_), input_);
+  LayerRun run(*pool_, *workspace_, layer, call, static_cast<bool>(time_), input_);
   const std::span<const Operation> operations(layer.operations);
   const auto timed = [&](const Operation& operation, const auto& body) {
     if (!time_) return body();

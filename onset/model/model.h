@@ -1,6 +1,6 @@
 // A loaded model: configuration, packed weights, and layers as lists of operations.
 //
-//     ModelFile (GGUF or Hugging Face folder) -> read_config -> build_layers -> weights packed, or mapped from the cache
+//     ModelFile (GGUF or Hugging Face folder) -> read_config -> build_layers -> weights packed, or read from the cache
 //
 // forward() runs a batch through an Executor. The model knows rows, positions and operations; pages, plans and row sets
 // come with the batch.

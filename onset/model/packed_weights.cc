@@ -1,10 +1,14 @@
 #include "onset/model/packed_weights.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <mutex>
@@ -41,12 +45,16 @@ bool all_finite(std::span<const float> values) {
   return sum == 0;
 }
 
-// Memory of one's own, from the system, so that large pages can serve it.
+// Memory of one's own, from the system and in large pages where it has them: a decode step reads every weight once, and out of
+// small pages (those of a mapped file, say) it does so 14 % slower.
 Result<std::shared_ptr<std::byte>> allocate(size_t bytes) {
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  constexpr size_t large_page = 2u << 20;
+  const size_t reserved = bytes + large_page;
+  void* memory = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return error(Code::resource_exhausted, "packed weights: {} bytes of memory cannot be had", bytes);
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  return std::shared_ptr<std::byte>(static_cast<std::byte*>(memory), [bytes](std::byte* data) { munmap(data, bytes); });
+  const uintptr_t aligned = (reinterpret_cast<uintptr_t>(memory) + large_page - 1) / large_page * large_page;
+  madvise(reinterpret_cast<void*>(aligned), bytes, MADV_HUGEPAGE);
+  return std::shared_ptr<std::byte>(reinterpret_cast<std::byte*>(aligned), [memory, reserved](std::byte*) { munmap(memory, reserved); });
 }
 
 // Frees the pages that packing has read: they are not needed again before the file is opened anew.
@@ -94,22 +102,49 @@ Status write_cache(const std::filesystem::path& path, const std::string& identit
   return file.commit();
 }
 
-// The mapped matrices, or null if the file is absent or holds something else.
-std::shared_ptr<const MappedFile> map_cache(const std::filesystem::path& path, const std::string& identity, size_t total) {
-  Result<MappedFile> file = MappedFile::open(path);
-  if (!file.ok() || file->bytes().size() != header_bytes + total) return nullptr;
-  const std::byte* bytes = file->bytes().data();
-  Header header;
-  std::memcpy(&header, bytes, sizeof header);
-  if (std::memcmp(header.magic, magic, sizeof magic) != 0 || header.total_bytes != total ||
-      header.identity_bytes != identity.size() ||
-      std::memcmp(bytes + sizeof header, identity.data(), identity.size()) != 0) {
-    return nullptr;
+// Reads `count` bytes at an offset; false if the file has fewer, or on any error.
+bool read_at(int descriptor, void* to, size_t count, size_t offset) {
+  auto* bytes = static_cast<char*>(to);
+  while (count > 0) {
+    const ssize_t got = pread(descriptor, bytes, count, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    bytes += got;
+    offset += static_cast<size_t>(got);
+    count -= static_cast<size_t>(got);
   }
-  // Reading ahead overlaps with the rest of the start.
-  madvise(const_cast<std::byte*>(bytes), file->bytes().size(), MADV_WILLNEED);
-  madvise(const_cast<std::byte*>(bytes), file->bytes().size(), MADV_POPULATE_READ);
-  return std::make_shared<const MappedFile>(*std::move(file));
+  return true;
+}
+
+// Whether the file begins with the header of exactly these matrices and has their size.
+bool holds(int descriptor, const std::string& identity, size_t total) {
+  struct stat info {};
+  if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode) || static_cast<size_t>(info.st_size) != header_bytes + total) return false;
+  std::vector<char> block(header_bytes);
+  if (!read_at(descriptor, block.data(), block.size(), 0)) return false;
+  Header header;
+  std::memcpy(&header, block.data(), sizeof header);
+  return std::memcmp(header.magic, magic, sizeof magic) == 0 && header.total_bytes == total && header.identity_bytes == identity.size() &&
+         std::memcmp(block.data() + sizeof header, identity.data(), identity.size()) == 0;
+}
+
+// The matrices of the file, read by all workers; null if the file is absent, cannot be read or holds something else: then they
+// are packed anew. Errors: resource_exhausted.
+Result<std::shared_ptr<std::byte>> read_cache(const std::filesystem::path& path, const std::string& identity, size_t total,
+                                              ThreadPool& pool) {
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return std::shared_ptr<std::byte>();
+  const auto close_file = std::unique_ptr<const int, void (*)(const int*)>(&descriptor, [](const int* file) { close(*file); });
+  if (!holds(descriptor, identity, total)) return std::shared_ptr<std::byte>();
+  ONSET_ASSIGN(std::shared_ptr<std::byte> memory, allocate(total));
+  constexpr size_t piece = 4u << 20;
+  std::atomic<bool> complete{true};
+  pool.for_each(static_cast<int64_t>((total + piece - 1) / piece), [&](int64_t index, int) {
+    const size_t at = static_cast<size_t>(index) * piece;
+    if (!read_at(descriptor, memory.get() + at, std::min(piece, total - at), header_bytes + at)) complete = false;
+  });
+  if (!complete) memory.reset();
+  return memory;
 }
 
 }  // namespace
@@ -155,11 +190,10 @@ Result<PackedWeights> PackedWeights::make(const std::vector<WeightPlan>& plans, 
   const std::byte* data = nullptr;
   const bool cached = !cache_file.empty() && identity.size() + sizeof(Header) <= header_bytes;
   if (cached) {
-    if (const auto file = map_cache(cache_file, identity, weights.bytes_); file != nullptr) {
-      data = file->bytes().data() + header_bytes;
-      weights.memory_ = file;
-      weights.from_cache_ = true;
-    }
+    ONSET_ASSIGN(const std::shared_ptr<std::byte> memory, read_cache(cache_file, identity, weights.bytes_, pool));
+    data = memory.get();
+    weights.memory_ = memory;
+    weights.from_cache_ = memory != nullptr;
   }
   if (data == nullptr) {
     ONSET_ASSIGN(const std::shared_ptr<std::byte> memory, allocate(weights.bytes_));

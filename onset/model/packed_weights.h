@@ -1,4 +1,4 @@
-// All packed matrices of a model in one stretch of memory: packed at the first start, mapped from a file afterwards.
+// All packed matrices of a model in one stretch of memory: packed at the first start, read from a file afterwards.
 #pragma once
 
 #include <filesystem>
@@ -48,7 +48,7 @@ class PackedWeights {
   PackedWeights(PackedWeights&&) noexcept = default;
   PackedWeights& operator=(PackedWeights&&) noexcept = default;
 
-  // Packs the matrices of `plans`, or maps them from `cache_file` if that holds exactly these (same model file by path, size
+  // Packs the matrices of `plans`, or reads them from `cache_file` if that holds exactly these (same model file by path, size
   // and time, same layout version, same sizes). An empty path: no file. A file that cannot be written is no error but a
   // warning(). `conditioning` is asked for each matrix's input conditioning when packing is needed; null: none.
   // Errors: invalid_argument for values that are not finite, naming the tensor; resource_exhausted for memory; conditioning's.
