@@ -204,15 +204,6 @@ void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* inpu
                               heap ? heap->data() : stack);
 }
 
-void prefetch_linear(const LinearWeight& weight, int64_t column_begin) {
-  constexpr int64_t bytes = 16 * 1024;
-  const int64_t panel_bytes = weight.precision == Precision::fast ? fast_layout(weight.in, weight.out).panel_bytes
-                                                                  : reference_layout(weight.in, weight.out).panel_bytes;
-  const int64_t first = column_begin / columns_of_panel * panel_bytes;
-  const int64_t end = std::min(first + bytes, panels(weight.out) * panel_bytes);
-  for (int64_t at = first; at < end; at += 64) __builtin_prefetch(weight.data + at);
-}
-
 void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows,
                      int64_t column_begin, int64_t column_end, const LinearOutput& output) {
   assert(column_begin % linear_column_step == 0);

@@ -88,10 +88,6 @@ inline constexpr int64_t linear_column_step = 32;
 // Rows that the kernels work on at a time: blocks of a multiple of this waste nothing.
 int64_t linear_tile_rows(Isa isa);
 
-// Asks for the first weights that columns column_begin.. will read, while the caller waits for something else. One row's product
-// is as fast as memory, and memory takes a while to get up to speed: unasked, a decode step reads at three quarters of it.
-void prefetch_linear(const LinearWeight& weight, int64_t column_begin);
-
 // Multiplies `rows` prepared rows with columns column_begin..column_end-1 (column_begin a multiple of
 // linear_column_step, column_end such a multiple or weight.out). Runs on the calling thread. One row (decode)
 // and many rows (prefill) take different kernels over the same packed bytes with bit-equal results.

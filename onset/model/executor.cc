@@ -91,8 +91,8 @@ class LayerRun {
  public:
   using Workspace = CpuExecutor::Workspace;
 
-  LayerRun(ThreadPool& pool, Workspace& workspace, const Layer& layer, const LayerCall& call, bool full_buffers, const InputHook& input)
-      : input_(input), pool_(pool), workspace_(workspace), layer_(layer), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
+  LayerRun(ThreadPool& pool, Workspace& workspace, const LayerCall& call, bool full_buffers, const InputHook& input)
+      : input_(input), pool_(pool), workspace_(workspace), call_(call), model_(*call.model), isa_(model_.isa()), full_(full_buffers) {
     by_columns_ = call.rows <= column_rows_per_worker * pool.threads();
     if (by_columns_) full_ = true;
     tile_rows_ = linear_tile_rows(isa_);
@@ -282,7 +282,6 @@ class LayerRun {
           prepare(*linear, begin, rows, worker, false, input + linear_input_bytes(weight, begin));
         });
       }
-      const LinearWeight& next = next_weight(&operations[linear_at]);
       const ColumnShares shares(weight.out, pool_.threads());
       std::atomic<int64_t> taken{0};
       pool_.run([&](int worker) {
@@ -297,24 +296,9 @@ class LayerRun {
         };
         if (shares.own > 0) multiply_steps(worker * shares.own, (worker + 1) * shares.own);
         for (int64_t step; (step = shares.common + taken.fetch_add(1, std::memory_order_relaxed)) < shares.steps;) multiply_steps(step, step + 1);
-        prefetch_linear(next, worker * ColumnShares(next.out, pool_.threads()).own * linear_column_step);
       });
       i = linear_at + 1;
     }
-  }
-
-  // The matrix that is read after the linear operation `at` of this layer.
-  const LinearWeight& next_weight(const Operation* at) const {
-    const std::vector<Operation>& here = layer_.operations;
-    for (++at; at != here.data() + here.size(); ++at) {
-      if (const auto* linear = std::get_if<LinearOperation>(&at->kind)) return model_.weights()[linear->weight];
-    }
-    if (call_.layer + 1 < static_cast<int32_t>(model_.layers().size())) {
-      for (const Operation& operation : model_.layers()[call_.layer + 1].operations) {
-        if (const auto* linear = std::get_if<LinearOperation>(&operation.kind)) return model_.weights()[linear->weight];
-      }
-    }
-    return model_.head(0);
   }
 
   // Whether the operation writes a buffer of the worker's own, so that it can be repeated by every worker.
@@ -415,7 +399,6 @@ class LayerRun {
   const InputHook& input_;
   ThreadPool& pool_;
   Workspace& workspace_;
-  const Layer& layer_;
   const LayerCall& call_;
   const Model& model_;
   const Isa isa_;
@@ -443,7 +426,7 @@ Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
       workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
     }
   }
-  LayerRun run(*pool_, *workspace_, layer, call, static_cast<bool>(time_), input_);
+  LayerRun run(*pool_, *workspace_, call, static_cast<bool>(time_), input_);
   const std::span<const Operation> operations(layer.operations);
   const auto timed = [&](const Operation& operation, const auto& body) {
     if (!time_) return body();
