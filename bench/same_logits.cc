@@ -47,7 +47,7 @@ Result<Outcome> run(const std::string& model, KvType type, int32_t chunk, int32_
   EngineOptions options;
   options.model = model;
   options.kv_type = type;
-  options.chunk_tokens = chunk;
+  options.scheduling.token_budget = chunk;
   options.threads = threads;
   options.pool_tokens = (others + 1) * 512;
   ONSET_ASSIGN(const std::unique_ptr<Engine> engine, Engine::create(std::move(options)));

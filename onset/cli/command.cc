@@ -31,7 +31,7 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       ->capture_default_str();
   command.add_option("--kv", flags.kv, "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, f32 in reference precision)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}));
-  command.add_option("--chunk", flags.chunk, "prompt tokens that are computed together; changes no result")
+  command.add_option("--budget", flags.budget, "tokens that are computed together in a step; changes no result")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command.add_option("--context", flags.context, "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
@@ -56,7 +56,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t po
                         .threads = flags.threads,
                         .kv_type = kv_type_of(flags.kv),
                         .pool_tokens = flags.context > 0 ? flags.context : pool_tokens,
-                        .chunk_tokens = flags.chunk,
+                        .scheduling = {.token_budget = flags.budget},
                         .packed_cache = !flags.no_cache,
                         .progress = [&bar](double share) { bar.update(share); }};
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));

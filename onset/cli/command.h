@@ -39,7 +39,7 @@ struct EngineFlags {
   std::string precision = "fast";
   int32_t threads = 0;
   std::string kv;
-  int32_t chunk = 1024;
+  int32_t budget = 1024;
   int64_t context = 0;
   bool no_cache = false;
 };

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 namespace onset {
 
@@ -9,7 +11,8 @@ namespace onset {
 struct StepShape {
   int64_t prefill_row_layers = 0;  // prompt rows times the layers they run through
   int64_t decode_row_layers = 0;   // rows that continue an answer, likewise
-  int64_t attended_slots = 0;      // sum over rows and layers of the keys they see
+  int64_t prefill_slots = 0;       // sum over prompt rows and layers of the keys they see
+  int64_t decode_slots = 0;        // the same of rows that continue an answer
   int64_t output_rows = 0;         // rows through the head
 };
 
@@ -20,21 +23,31 @@ class StepCost {
   virtual double seconds(const StepShape& shape) const = 0;
 };
 
-// Time as a weighted sum of the shape's counts; the weights come from measurements.
+// Time as a weighted sum of the shape's counts; the weights come from measurements (step_fit.h) and are none of them negative.
+// Few rows are bound by reading the weights and cost little more than one, many by arithmetic: so that the time of rows is a line that
+// bends upwards.
+struct StepWeights {
+  // From `row_layers` rows times layers of a step on, each costs so much more.
+  struct Bend {
+    double row_layers = 0, seconds = 0;
+  };
+  double per_step = 0;
+  double per_prefill_row_layer = 0;
+  double per_decode_row_layer = 0;
+  double per_prefill_slot = 0;
+  double per_decode_slot = 0;
+  double per_output_row = 0;
+  std::vector<Bend> bends = {};
+};
+
 class LinearStepCost : public StepCost {
  public:
-  struct Weights {
-    double per_step = 0;
-    double per_prefill_row_layer = 0;
-    double per_decode_row_layer = 0;
-    double per_attended_slot = 0;
-    double per_output_row = 0;
-  };
-  explicit LinearStepCost(const Weights& weights) : weights_(weights) {}
+  explicit LinearStepCost(StepWeights weights) : weights_(std::move(weights)) {}
   double seconds(const StepShape& shape) const override;
+  const StepWeights& weights() const { return weights_; }
 
  private:
-  Weights weights_;
+  StepWeights weights_;
 };
 
 }  // namespace onset

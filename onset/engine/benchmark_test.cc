@@ -15,7 +15,8 @@ using namespace onset::testing;
 TEST(Benchmark, RunsWhatItReports) {
   const auto engine = make_engine(test_options());
   int64_t prompt_rows = 0, decode_steps = 0;
-  engine->set_step_hook([&](const Step& step, double) {
+  engine->set_step_hook([&](const StepReport& report) {
+    const Step& step = report.step;
     if (step.spans[0].count > 1) prompt_rows += step.spans[0].count;
     if (step.spans[0].count == 1) ++decode_steps;
   });
@@ -48,7 +49,7 @@ TEST(Benchmark, Median) {
 
 TEST(Profile, EveryLayersOperationsAreThere) {
   EngineOptions options = test_options();
-  options.chunk_tokens = 32;
+  options.scheduling.token_budget = 32;
   const auto engine = make_engine(std::move(options));
   const Result<Profile> profile = profile_prefill(*engine, std::vector<int32_t>(50, 7));
   ASSERT_TRUE(profile.ok());

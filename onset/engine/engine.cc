@@ -22,12 +22,18 @@ struct Engine::State {
   Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
   Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
   RunningRequest* find(RequestId id);
+  Status make_pool();
 
   // --- the step ---------------------------------------------------------------------------------------------------
   ScheduleContext schedule_context() const;
   Result<std::vector<Work>> take_up(const Step& step);
   Status check_span(const Span& span, const RunningRequest* running) const;
-  void admit(RunningRequest& running);
+  void preempt(RunningRequest& running, PreemptionKind kind);
+  void forget_computed(RunningRequest& running);
+  Status admit(RunningRequest& running, int64_t pages);
+  void reserve(Conversation& conversation, int64_t pages);
+  void expire();
+  StepReport report(Step step, double began, double predicted) const;
   void run(std::span<const Work> work);
   void advance(const Work& work);
   void deliver(RunningRequest& running);
@@ -46,6 +52,8 @@ struct Engine::State {
   KvType kv_type = KvType::int8;
   CacheLayout layout;
   std::optional<PagePool> pool;
+  std::optional<SwapFile> swap;
+  int32_t most_rows = 0;  // of one request in a step
   std::optional<StepBatch> batch;
 
   std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival
@@ -55,7 +63,8 @@ struct Engine::State {
   int64_t next_session = 1;
   int pinned = 0;  // requests that end stay in the list while somebody holds pointers: a step, a handler that is running
   EngineStatistics counts;
-  std::function<void(const Step&, double)> step_hook;
+  std::function<void(const StepReport&)> step_hook;
+  const Clock::time_point made = Clock::now();
 };
 
 namespace {
@@ -72,8 +81,8 @@ Status check_options(const EngineOptions& options) {
     return error(Code::invalid_argument, "{} is {}, expected {} to {}", name, value, least, most);
   };
   ONSET_TRY(check("threads", options.threads, 0, 1024));
-  ONSET_TRY(check("chunk_tokens", options.chunk_tokens, 1, 1 << 20));
   ONSET_TRY(check("most_running", options.most_running, 1, 1 << 16));
+  ONSET_TRY(check("swap_bytes", options.swap_bytes, 1, int64_t{1} << 45));
   return check("pool_tokens", options.pool_tokens, 0, int64_t{1} << 40);
 }
 
@@ -112,6 +121,7 @@ const char* finish_name(Finish finish) {
     case Finish::length: return "length";
     case Finish::cancelled: return "cancelled";
     case Finish::failed: return "failed";
+    case Finish::expired: return "expired";
   }
   return "unknown";
 }
@@ -140,19 +150,33 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   state->kv_type = chosen.kv_type.value_or(chosen.precision == Precision::fast ? KvType::int8 : KvType::f32);
   state->layout = state->model->cache_layout(state->kv_type);
   state->context = config.context;
-  int64_t pages = pages_of(state->layout, state->context, chosen.chunk_tokens);
-  if (chosen.pool_tokens > 0) {
-    // Enough for any mixture of requests that fill their pages: no layer's window is counted on.
-    state->context = static_cast<int32_t>(std::min<int64_t>(state->context, chosen.pool_tokens));
-    pages = (chosen.pool_tokens + page_tokens - 1) / page_tokens * state->layout.layers * state->layout.head_groups;
-    // A ring turns by whole pages, so a window near the pool's size can take more.
-    pages = std::max(pages, pages_of(state->layout, state->context, chosen.chunk_tokens));
-  }
-  ONSET_ASSIGN(PagePool pool, PagePool::create(layout_page_bytes(state->layout), pages));
-  state->pool.emplace(std::move(pool));
-  if (chosen.schedule == nullptr) chosen.schedule = std::make_unique<FirstComeChunked>(chosen.chunk_tokens);
+  ONSET_TRY(state->make_pool());
   state->batch.emplace(config.layers, config.hidden, state->tokenizer ? state->tokenizer->vocabulary_size() : config.vocabulary);
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
+}
+
+// The policy, the pool that its steps need, and the swap file if there is to be one.
+Status Engine::State::make_pool() {
+  if (options.schedule == nullptr) {
+    ONSET_ASSIGN(options.schedule, make_schedule_policy(options.policy, options.scheduling));
+  }
+  if (options.pool_tokens > 0) context = static_cast<int32_t>(std::min<int64_t>(context, options.pool_tokens));
+  most_rows = options.schedule->most_rows(context);
+  int64_t pages = pages_of(layout, context, most_rows);
+  if (options.pool_tokens > 0) {
+    // Enough for any mixture of requests that fill their pages: no layer's window is counted on. A ring turns by whole pages, so a
+    // window near the pool's size can take more.
+    pages = std::max(pages, (options.pool_tokens + page_tokens - 1) / page_tokens * layout.layers * layout.head_groups);
+  }
+  ONSET_ASSIGN(PagePool made_pool, PagePool::create(layout_page_bytes(layout), pages));
+  pool.emplace(std::move(made_pool));
+  if (options.scheduling.preemption != PreemptionKind::swap) return {};
+  std::error_code ignored;
+  const std::filesystem::path folder = options.swap_folder.empty() ? std::filesystem::temp_directory_path(ignored) : options.swap_folder;
+  const auto page_bytes = static_cast<int64_t>(pool->page_bytes());
+  ONSET_ASSIGN(SwapFile file, SwapFile::create(folder, pool->page_bytes(), std::max<int64_t>(1, options.swap_bytes / page_bytes)));
+  swap.emplace(std::move(file));
+  return {};
 }
 
 // --- requests -----------------------------------------------------------------------------------------------------
@@ -226,10 +250,14 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   // The last token is given out but never read, so one more than the context's rest can be had.
   const int32_t most_new = std::min(request.most_new_tokens.value_or(state.context), state.context - total + 1);
   const int64_t stored = int64_t{total} + std::max(0, most_new - 1);
-  const int64_t pages = pages_of(state.layout, stored, state.options.chunk_tokens);
+  const int64_t pages = pages_of(state.layout, stored, state.most_rows);
   if (pages > state.pool->pages()) {
     return error(Code::resource_exhausted, "the request needs {} pages for {} tokens, the key/value pool has {}", pages,
                  stored, state.pool->pages());
+  }
+
+  if (!(request.deadline_seconds >= 0)) {
+    return error(Code::invalid_argument, "deadline_seconds is {}, expected 0 (none) or more", request.deadline_seconds);
   }
 
   Sampler sampler(request.sampling, tokens, state.model->isa());
@@ -241,6 +269,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->prompt_end = total;
   running->most_new_tokens = most_new;
   running->pages = pages;
+  const Request& asked = running->request;
+  running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden;
   conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());
   conversation->busy = running->id;
   running->conversation = std::move(conversation);
@@ -294,42 +324,80 @@ void Engine::State::remove_done() {
 // --- the step -----------------------------------------------------------------------------------------------------
 
 ScheduleContext Engine::State::schedule_context() const {
-  ScheduleContext context{.layers = layout.layers,
-                          .free_pages = pool->pages() - reserved_pages,
-                          .budget_row_layers = int64_t{std::max(options.chunk_tokens, options.most_running)} * layout.layers,
-                          .most_rows = options.chunk_tokens,
-                          .most_running = options.most_running,
-                          .cost = options.cost.get(),
-                          .most_seconds = options.most_step_seconds};
-  context.requests.reserve(requests.size());
+  ScheduleContext seen{.layers = layout.layers,
+                       .longest = context,
+                       .pages = pool->pages(),
+                       .free_pages = pool->pages() - reserved_pages,
+                       .pages_of = [this](int64_t tokens) { return pages_of(layout, tokens, most_rows); },
+                       .most_running = options.most_running,
+                       .cost = options.cost.get(),
+                       .most_seconds = options.most_step_seconds};
+  seen.requests.reserve(requests.size());
   for (const auto& running : requests) {
     const Conversation& conversation = *running->conversation;
-    context.requests.push_back({.id = running->id,
-                                .prompt_tokens = running->prompt_end,
-                                .most_new_tokens = running->most_new_tokens,
-                                .computed = conversation.computed,
-                                .known = running->known(),
-                                .layer = running->layer,
-                                .piece = running->piece,
-                                .admitted = running->admitted,
-                                .pages_needed = std::max<int64_t>(0, running->pages - conversation.reserved_pages)});
+    seen.requests.push_back({.id = running->id,
+                             .priority = running->request.priority,
+                             .prompt_tokens = running->prompt_end,
+                             .most_new_tokens = running->most_new_tokens,
+                             .computed = conversation.computed,
+                             .known = running->known(),
+                             .layer = running->layer,
+                             .piece = running->piece,
+                             .admitted = running->admitted,
+                             .swapped = conversation.cache.swapped_out(),
+                             .fixed = running->fixed,
+                             .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
+                             .pages = conversation.reserved_pages});
   }
-  return context;
+  return seen;
 }
 
-void Engine::State::admit(RunningRequest& running) {
+void Engine::State::reserve(Conversation& conversation, int64_t pages) {
+  reserved_pages += pages - conversation.reserved_pages;
+  conversation.reserved_pages = pages;
+}
+
+// What was computed is forgotten; what is known stays, and is read again as if it were a prompt.
+void Engine::State::forget_computed(RunningRequest& running) {
+  running.conversation->cache.truncate(0);
+  running.conversation->computed = 0;
+  running.layer = running.piece = 0;
+}
+
+void Engine::State::preempt(RunningRequest& running, PreemptionKind kind) {
   Conversation& conversation = *running.conversation;
-  const int64_t more = std::max<int64_t>(0, running.pages - conversation.reserved_pages);
-  conversation.reserved_pages += more;
-  reserved_pages += more;
+  running.admitted = false;
+  Status written;
+  if (kind == PreemptionKind::swap) written = conversation.cache.swap_out(*swap);
+  if (!written.ok()) {
+    ++counts.swap_failures;
+    counts.swap_failure = written.message() + "; the request's tokens are read again instead";
+  }
+  if (kind == PreemptionKind::swap && written.ok()) {
+    ++counts.preempted_to_file;
+  } else {
+    ++counts.preempted_to_recompute;
+    forget_computed(running);
+  }
+  reserve(conversation, 0);
+}
+
+// Errors: pages that cannot be read back from the swap file; the request has its place then, and is read again.
+Status Engine::State::admit(RunningRequest& running, int64_t pages) {
+  Conversation& conversation = *running.conversation;
+  reserve(conversation, std::max(pages, conversation.reserved_pages));
   running.admitted = true;
+  if (!conversation.cache.swapped_out()) return {};
+  const Status read = conversation.cache.swap_in();
+  if (!read.ok()) forget_computed(running);
+  return read;
 }
 
 Status Engine::State::check_span(const Span& span, const RunningRequest* running) const {
   if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
   const int32_t computed = running->conversation->computed;
   const bool rows = span.first_token == computed && span.count >= 1 && span.count <= running->known() - computed &&
-                    span.count <= options.chunk_tokens && (running->layer == 0 || span.count == running->piece);
+                    span.count <= most_rows && (running->layer == 0 || span.count == running->piece);
   const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
   if (running->admitted && rows && layers) return {};
   return error(Code::failed, "it runs tokens {} to {} through layers {} to {} of request {}, which {} at token {}, layer {}",
@@ -337,44 +405,104 @@ Status Engine::State::check_span(const Span& span, const RunningRequest* running
                running->admitted ? "is" : "waits", computed, running->layer);
 }
 
-// Admits what the step admits, and looks its spans up. Errors: a policy that breaks the rules.
+// Takes pages, admits and grants as the step says, and looks its spans up. Errors: a policy that breaks the rules.
 Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
-  for (const RequestId id : step.admit) {
-    RunningRequest* running = find(id);
-    if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", id);
-    admit(*running);
+  for (const Preemption& gone : step.preempt) {
+    RunningRequest* running = find(gone.id);
+    const bool can = running != nullptr && running->admitted && !running->fixed;
+    if (!can || (gone.kind == PreemptionKind::swap && (!swap || running->layer > 0))) {
+      return error(Code::failed, "it takes the pages of request {}, which cannot give them up", gone.id);
+    }
+    preempt(*running, gone.kind);
   }
-  if (reserved_pages > pool->pages()) return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
+  std::vector<RunningRequest*> unreadable;
+  for (const Admission& admission : step.admit) {
+    RunningRequest* running = find(admission.id);
+    if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", admission.id);
+    if (reserved_pages - running->conversation->reserved_pages + admission.pages > pool->pages()) {
+      return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
+    }
+    if (const Status status = admit(*running, admission.pages); !status.ok()) {
+      ++counts.swap_failures;
+      counts.swap_failure = status.message() + "; the request's tokens are read again instead";
+      unreadable.push_back(running);
+    }
+  }
   std::vector<Work> work;
   for (const Span& span : step.spans) {
     RunningRequest* running = find(span.id);
+    if (std::find(unreadable.begin(), unreadable.end(), running) != unreadable.end()) continue;  // its turn comes with the next step
     ONSET_TRY(check_span(span, running));
+    Conversation& conversation = *running->conversation;
+    reserve(conversation, std::max(conversation.reserved_pages, pages_of(layout, span.first_token + span.count, most_rows)));
     work.push_back({span, running});
   }
+  if (reserved_pages > pool->pages()) return error(Code::failed, "it runs more than the {} pages of the pool hold", pool->pages());
   return work;
+}
+
+// Ends what is past its deadline, and what waits and could not even read its prompt by then.
+void Engine::State::expire() {
+  ++pinned;
+  // Handlers may submit: the list can grow meanwhile.
+  for (size_t i = 0; i < requests.size(); ++i) {
+    RunningRequest& running = *requests[i];
+    const double deadline = running.request.deadline_seconds;
+    if (running.done || deadline <= 0) continue;
+    const double left = deadline - seconds_since(running.submitted);
+    double least = 0;
+    if (options.cost && !running.admitted && running.in_prompt()) {
+      const int32_t computed = running.conversation->computed;
+      least = options.cost->seconds(span_shape({.first_token = computed, .count = running.prompt_end - computed, .layer_end = layout.layers}));
+    }
+    if (left > least) continue;
+    ++counts.expired;
+    end_early(running, Finish::expired,
+              left <= 0 ? error(Code::cancelled, "the deadline of {} s has passed", deadline)
+                        : error(Code::cancelled, "the deadline of {} s cannot be met: the prompt takes {:.2g} s", deadline, least));
+  }
+  --pinned;
+  remove_done();
+}
+
+StepReport Engine::State::report(Step step, double began, double predicted) const {
+  StepReport report{.number = counts.steps, .begin_seconds = began, .predicted_seconds = predicted};
+  for (const Span& span : step.spans) {
+    (span.answer ? report.answer_rows : report.prompt_rows) += span.count;
+    report.prompts += !span.answer;
+  }
+  for (const auto& running : requests) ++(running->admitted ? report.running : report.waiting);
+  report.free_pages = pool->pages() - reserved_pages;
+  report.step = std::move(step);
+  return report;
 }
 
 Status Engine::step() {
   State& state = *state_;
+  state.expire();
   if (state.requests.empty()) return {};
-  const auto began = Clock::now();
-  const Step step = state.options.schedule->next(state.schedule_context());
-  if (step.spans.empty()) {
+  const double began = seconds_since(state.made);
+  Step step = state.options.schedule->next(state.schedule_context());
+  if (step.spans.empty() && step.preempt.empty()) {
     state.refuse_first_waiting();
     return {};
   }
   auto work = state.take_up(step);
   if (!work.ok()) return work.status().within(fmt::format("schedule policy {}", state.options.schedule->name()));
 
+  const double predicted = state.options.cost ? state.options.cost->seconds(step_shape(step)) : 0;
+  StepReport report = state.report(std::move(step), began, predicted);
   ++state.pinned;
-  state.run(*work);
+  if (!work->empty()) state.run(*work);
+  report.seconds = seconds_since(state.made) - began;
   for (const Work& part : *work) {
     if (!part.running->done) state.advance(part);
   }
   --state.pinned;
   state.remove_done();
   ++state.counts.steps;
-  if (state.step_hook) state.step_hook(step, seconds_since(began));
+  state.counts.last = std::move(report);
+  if (state.step_hook) state.step_hook(state.counts.last);
   return {};
 }
 
@@ -409,7 +537,7 @@ void Engine::State::run(std::span<const Work> work) {
 void Engine::State::advance(const Work& work) {
   RunningRequest& running = *work.running;
   const Span& span = work.span;
-  (running.in_prompt() ? counts.prompt_rows : counts.decode_rows) += span.count;
+  (span.answer ? counts.decode_rows : counts.prompt_rows) += span.count;
   if (span.layer_end < layout.layers) {
     running.layer = span.layer_end;
     running.piece = span.count;
@@ -534,10 +662,15 @@ EngineStatistics Engine::statistics() const {
   statistics.free_pages = state_->pool->free_pages();
   statistics.reserved_pages = state_->reserved_pages;
   statistics.page_bytes = state_->pool->page_bytes();
+  for (const auto& running : state_->requests) {
+    if (running->done) continue;
+    ++(running->admitted ? statistics.running : statistics.waiting);
+    statistics.swapped += running->conversation->cache.swapped_out();
+  }
   return statistics;
 }
 
 void Engine::set_time_hook(TimeHook hook) { state_->executor.set_time_hook(std::move(hook)); }
-void Engine::set_step_hook(std::function<void(const Step&, double)> hook) { state_->step_hook = std::move(hook); }
+void Engine::set_step_hook(std::function<void(const StepReport&)> hook) { state_->step_hook = std::move(hook); }
 
 }  // namespace onset

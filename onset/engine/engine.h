@@ -36,11 +36,14 @@ struct EngineOptions {
   int32_t threads = 0;                         // 0: one for each core this process may use
   std::optional<KvType> kv_type = {};          // default: int8 in fast, f32 in reference precision
   int64_t pool_tokens = 0;                     // tokens of key/value cache; 0: one full context of the model
-  int32_t chunk_tokens = 1024;                 // prompt tokens of a step
+  std::string policy = default_schedule_policy;  // who runs when: schedule/policy.h has the names
+  ScheduleOptions scheduling = {};             // token budget, watermark, how requests are preempted, ...
   int32_t most_running = 256;                  // requests in the batch at a time
+  std::filesystem::path swap_folder = {};      // scheduling.preemption = swap: where; empty: the system's folder for such files
+  int64_t swap_bytes = int64_t{4} << 30;       // and how much of it at most
   bool packed_cache = true;                    // keep packed weights in the cache folder
   std::function<void(double)> progress = {};   // share of the weights packed, while loading; from any worker
-  std::unique_ptr<SchedulePolicy> schedule = {};  // null: FirstComeChunked(chunk_tokens)
+  std::unique_ptr<SchedulePolicy> schedule = {};  // a policy of the caller's own; null: the one named by `policy`
   std::shared_ptr<const StepCost> cost = {};   // what the schedule asks, if it asks
   double most_step_seconds = 0;                // how long a step should take, as `cost` predicts it; 0: no limit
 };
@@ -51,6 +54,7 @@ enum class Finish : uint8_t {
   length,     // most_new_tokens, or the context's end
   cancelled,
   failed,
+  expired,    // its deadline has passed, or cannot be met
 };
 const char* finish_name(Finish finish);  // "stop", "length", ...
 
@@ -75,6 +79,8 @@ struct Request {
   SamplingOptions sampling = {};
   std::vector<std::string> stop = {};            // the answer ends before any of these
   bool ignore_end = false;                       // go on after end-of-answer tokens
+  int32_t priority = 0;                          // higher ones go first; equals in order of arrival
+  double deadline_seconds = 0;                   // from submit(): an answer that is not complete by then ends as expired; 0: none
   std::unique_ptr<AttendPolicy> attend = {};     // null: dense
   std::unique_ptr<SelectPolicy> select = {};     // null: all rows
   // A conversation whose pages are kept: continues it (the prompt is what comes after what it has read). 0: none.
@@ -86,11 +92,30 @@ struct Request {
   std::function<void(int32_t position, std::span<const float> hidden)> on_hidden = {};
 };
 
-// What the engine has done so far; for statistics lines.
+// A step that was run.
+struct StepReport {
+  int64_t number = 0;                          // counts from 0
+  double begin_seconds = 0, seconds = 0;       // since the engine was made; how long it took
+  double predicted_seconds = 0;                // by EngineOptions::cost, 0 without
+  int32_t prompt_rows = 0, answer_rows = 0;    // rows of prompts; answers that got their row
+  int32_t prompts = 0;                         // prompts that took part
+  int32_t running = 0, waiting = 0;            // requests with a place and without one, when it was decided
+  int64_t free_pages = 0;                      // of the pool, likewise
+  Step step = {};                              // who ran, who was admitted, who gave up pages
+};
+
+// What the engine has done so far, and how it stands; for statistics lines and metrics.
 struct EngineStatistics {
-  int64_t steps = 0, prompt_rows = 0, decode_rows = 0;
+  int64_t steps = 0, prompt_rows = 0, decode_rows = 0;  // rows of recomputed answers count as prompt rows
   int64_t pages = 0, free_pages = 0, reserved_pages = 0;
   size_t page_bytes = 0;
+  int32_t running = 0, waiting = 0, swapped = 0;  // requests with a place; without; of these, with their pages in a file
+  // Requests that gave up their pages: forgotten and read again, or written to the swap file. swap_failures: those meant for the file
+  // that were read again instead, and the sentence that says why, of the last one.
+  int64_t preempted_to_recompute = 0, preempted_to_file = 0, swap_failures = 0;
+  std::string swap_failure;
+  int64_t expired = 0;
+  StepReport last;
 };
 
 class Engine {
@@ -131,8 +156,8 @@ class Engine {
   EngineStatistics statistics() const;
   // The executor's time hook, for profiles.
   void set_time_hook(TimeHook hook);
-  // Called after each step with its spans and its seconds.
-  void set_step_hook(std::function<void(const Step&, double seconds)> hook);
+  // Called after each step, when its events have been delivered.
+  void set_step_hook(std::function<void(const StepReport&)> hook);
 
  private:
   struct State;

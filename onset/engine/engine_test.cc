@@ -120,7 +120,7 @@ void expect_same_whatever_the_cut(const std::filesystem::path& model, const std:
     const auto options = [&](int32_t chunk, int32_t threads) {
       EngineOptions chosen = test_options(model);
       chosen.kv_type = type;
-      chosen.chunk_tokens = chunk;
+      chosen.scheduling.token_budget = chunk;
       chosen.threads = threads;
       return chosen;
     };
@@ -153,7 +153,7 @@ TEST(EngineSame, ReferencePrecisionWhateverTheChunks) {
   for (const int32_t chunk : {5, 100}) {
     EngineOptions options = test_options();
     options.precision = Precision::reference;
-    options.chunk_tokens = chunk;
+    options.scheduling.token_budget = chunk;
     const Outcome outcome = run_among(std::move(options), 2, 60, 4);
     if (first.empty()) first = outcome.logits;
     EXPECT_TRUE(same_bits(first, outcome.logits));
@@ -164,8 +164,8 @@ TEST(EngineSame, LayerStagedPrefillEqualsWhole) {
   Outcome whole;
   for (const int32_t stage : {0, 1, 2, 3, 5}) {
     EngineOptions options = test_options();
-    options.chunk_tokens = 48;
-    options.schedule = std::make_unique<FirstComeChunked>(48, stage);
+    options.scheduling.token_budget = 48;
+    options.scheduling.stage_layers = stage;
     Outcome outcome = run_among(std::move(options), 3, 130, 6);
     if (stage == 0) whole = outcome;
     EXPECT_TRUE(same_bits(whole.logits, outcome.logits)) << stage;
@@ -181,7 +181,7 @@ TEST(EnginePages, ARequestThatDoesNotFitNowWaits) {
   const auto engine = make_engine(std::move(options));
   std::vector<Told> told(5);
   int32_t most_at_once = 0;
-  engine->set_step_hook([&](const Step& step, double) { most_at_once = std::max(most_at_once, static_cast<int32_t>(step.spans.size())); });
+  engine->set_step_hook([&](const StepReport& report) { most_at_once = std::max(most_at_once, report.running); });
   for (Told& each : told) {
     ASSERT_TRUE(engine->submit({.text = "Once upon a time", .most_new_tokens = 40}, listen(each)).ok());
   }
@@ -319,8 +319,8 @@ TEST(EngineEnds, BadOptionsSaySo) {
   options.threads = -1;
   EXPECT_EQ(refused(std::move(options)), "threads is -1, expected 0 to 1024");
   options = test_options();
-  options.chunk_tokens = 0;
-  EXPECT_EQ(refused(std::move(options)), "chunk_tokens is 0, expected 1 to 1048576");
+  options.scheduling.token_budget = 0;
+  EXPECT_EQ(refused(std::move(options)), "token_budget is 0, expected 1 to 16777216");
   options = test_options("no-such-model.gguf");
   EXPECT_NE(refused(std::move(options)).find("no-such-model.gguf"), std::string::npos);
 }
@@ -376,7 +376,8 @@ class BadSchedule : public SchedulePolicy {
   const char* name() const override { return "bad"; }
   Step next(const ScheduleContext& context) override {
     const RequestId id = context.requests[0].id;
-    return {.spans = {{.id = id, .first_token = 3, .count = 1, .layer_begin = 0, .layer_end = context.layers}}, .admit = {id}};
+    return {.admit = {{id, 1}},
+            .spans = {{.id = id, .first_token = 3, .count = 1, .layer_begin = 0, .layer_end = context.layers}}};
   }
 };
 
@@ -392,11 +393,11 @@ TEST(EnginePolicies, AScheduleThatBreaksTheRulesIsNamed) {
 
 TEST(EnginePolicies, AStepsLengthIsLimitedByItsPredictedCost) {
   EngineOptions options = test_options();
-  options.cost = std::make_shared<LinearStepCost>(LinearStepCost::Weights{.per_prefill_row_layer = 1e-3});
+  options.cost = std::make_shared<LinearStepCost>(StepWeights{.per_prefill_row_layer = 1e-3});
   options.most_step_seconds = 10.5e-3 * 5;  // ten rows through the five layers
   const auto engine = make_engine(std::move(options));
   int32_t most_rows = 0;
-  engine->set_step_hook([&](const Step& step, double) { most_rows = std::max(most_rows, step.spans[0].count); });
+  engine->set_step_hook([&](const StepReport& report) { most_rows = std::max(most_rows, report.step.spans[0].count); });
   answer(*engine, {.tokens = std::vector<int32_t>(45, 5), .most_new_tokens = 1});
   EXPECT_EQ(most_rows, 10);
 }
@@ -479,11 +480,11 @@ TEST(EngineSessions, TheyCanBeCutAndAreBusyWhileTheyRun) {
 
 TEST(EngineSessions, APromptThatWasCancelledIsForgotten) {
   EngineOptions options = test_options();
-  options.chunk_tokens = 8;
+  options.scheduling.token_budget = 8;
   for (const int32_t stage : {0, 2}) {
     options = test_options();
-    options.chunk_tokens = 8;
-    options.schedule = std::make_unique<FirstComeChunked>(8, stage);
+    options.scheduling.token_budget = 8;
+    options.scheduling.stage_layers = stage;
     const auto engine = make_engine(std::move(options));
     const int64_t session = engine->open_session();
     const std::vector<int32_t> prompt = random_prompt(*engine, 40, 4);

@@ -27,7 +27,7 @@ Result<Profile> profile_prefill(Engine& engine, std::span<const int32_t> tokens)
   engine.set_time_hook([&](const std::string& name, int32_t layer, double begin, double end) {
     profile.operations.push_back({name, layer, begin - began, end - began});
   });
-  engine.set_step_hook([&](const Step&, double) { ++profile.steps; });
+  engine.set_step_hook([&](const StepReport&) { ++profile.steps; });
   began = now();
   const Status status = read_prompt(engine, tokens);
   profile.seconds = now() - began;

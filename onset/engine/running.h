@@ -70,6 +70,7 @@ struct RunningRequest {
   int32_t most_new_tokens = 0;
   int32_t new_tokens = 0;
   int64_t pages = 0;            // the conversation may come to hold so many
+  bool fixed = false;           // its pages cannot be taken away: its rows must run once, or its conversation is kept
   bool admitted = false;
   bool done = false;            // its last event was delivered
 

@@ -31,6 +31,7 @@ SequenceCache::SequenceCache(const CacheLayout& layout, PagePool& pool)
     : layout_(&layout), pool_(&pool), tables_(layout.layers * layout.head_groups), pending_(layout.layers) {}
 
 SequenceCache::~SequenceCache() {
+  forget_swapped();
   for (Table& table : tables_) {
     for (const PageId id : table.ids) {
       if (id != no_page) pool_->release(id);
@@ -96,6 +97,8 @@ Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positi
 }
 
 void SequenceCache::truncate(int32_t length) {
+  assert(length == 0 || !swapped_out());
+  forget_swapped();
   for (Table& here : tables_) {
     if (here.length <= length) continue;
     for (int32_t page = pages_for(length); page < static_cast<int32_t>(here.ids.size()); ++page) release_page(here, page);
@@ -155,6 +158,53 @@ int64_t SequenceCache::pages_held() const {
     for (const PageId id : table.ids) held += id != no_page;
   }
   return held;
+}
+
+void SequenceCache::forget_swapped() {
+  for (const SwappedPage& page : swapped_) file_->free(page.place);
+  swapped_.clear();
+  file_ = nullptr;
+}
+
+Status SequenceCache::swap_out(SwapFile& file) {
+  assert(!swapped_out());
+  file_ = &file;
+  for (size_t t = 0; t < tables_.size(); ++t) {
+    for (size_t i = 0; i < tables_[t].ids.size(); ++i) {
+      const PageId id = tables_[t].ids[i];
+      if (id == no_page) continue;
+      const Result<int64_t> place = file.write(pool_->data(id));
+      if (!place.ok()) {
+        forget_swapped();
+        return place.status();
+      }
+      swapped_.push_back({static_cast<int32_t>(t), static_cast<int32_t>(i), *place});
+    }
+  }
+  for (const SwappedPage& page : swapped_) {
+    Table& here = tables_[page.table];
+    pool_->release(here.ids[page.index]);
+    here.ids[page.index] = no_page;
+    here.pointers[page.index] = nullptr;
+  }
+  return {};
+}
+
+Status SequenceCache::swap_in() {
+  assert(swapped_out());
+  const auto wanted = static_cast<int64_t>(swapped_.size());
+  if (wanted > pool_->free_pages()) {
+    return error(Code::resource_exhausted, "the key/value pool has {} free pages, {} come back from the swap file", pool_->free_pages(), wanted);
+  }
+  for (const SwappedPage& page : swapped_) {
+    const PageId id = pool_->acquire();
+    Table& here = tables_[page.table];
+    here.ids[page.index] = id;
+    here.pointers[page.index] = pool_->data(id);
+    ONSET_TRY(file_->read(page.place, pool_->data(id)));
+  }
+  forget_swapped();
+  return {};
 }
 
 }  // namespace onset

@@ -11,6 +11,7 @@
 
 #include "onset/base/status.h"
 #include "onset/kv/page_pool.h"
+#include "onset/kv/swap_file.h"
 #include "onset/tensor/key_value_view.h"
 
 namespace onset {
@@ -78,7 +79,21 @@ class SequenceCache {
 
   int64_t pages_held() const;
 
+  // Writes all pages to the file and gives them back to the pool; lengths, positions and metadata stay. Until swap_in() nothing but
+  // truncate(0) may be done with the cache. Errors: those of SwapFile::write; then nothing has changed.
+  Status swap_out(SwapFile& file);
+  // Takes pages again and reads them back. Errors: resource_exhausted if the pool has too few, and then nothing has changed; those of
+  // SwapFile::read, and then only truncate(0) makes the cache usable.
+  Status swap_in();
+  bool swapped_out() const { return file_ != nullptr; }
+
  private:
+  // A page that lies in the file.
+  struct SwappedPage {
+    int32_t table = 0, index = 0;
+    int64_t place = 0;
+  };
+  void forget_swapped();
   struct Table {
     std::vector<PageId> ids;
     std::vector<const std::byte*> pointers;
@@ -97,6 +112,8 @@ class SequenceCache {
   PagePool* pool_;
   std::vector<Table> tables_;
   std::vector<std::function<Status()>> pending_;
+  SwapFile* file_ = nullptr;  // not null: the pages lie there
+  std::vector<SwappedPage> swapped_;
 };
 
 }  // namespace onset

@@ -61,7 +61,7 @@ class Run(harness.Test):
 
     def test_chunks_threads_and_kept_types(self):
         expected = self.run_stories("-n", 30, "Once upon a time there was a dog who").stdout
-        for options in (["--chunk", 1], ["--chunk", 3, "--threads", 1], ["--threads", 3], ["--context", 64]):
+        for options in (["--budget", 1], ["--budget", 3, "--threads", 1], ["--threads", 3], ["--context", 64]):
             self.assertEqual(self.run_stories("-n", 30, *options, "Once upon a time there was a dog who").stdout, expected, options)
         for kept in ("f32", "f16", "bf16", "int8"):
             self.assertTrue(self.run_stories("-n", 8, "--kv", kept, "Once upon a time").stdout.startswith(", there was"), kept)
