@@ -150,7 +150,7 @@ class Calibration {
     for (const Operation& operation : built_.layers[layer].operations) {
       if (const LinearOperation* needed = linear(operation); needed != nullptr) {
         conditioning_[needed->weight] = conditioning_of(built_.plans[needed->weight], inputs_[needed->weight], pool_);
-        inputs_[needed->weight] = {};
+        inputs_.erase(needed->weight);
       }
     }
     packed_.clear();

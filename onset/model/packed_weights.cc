@@ -57,13 +57,13 @@ Result<std::shared_ptr<std::byte>> allocate(size_t bytes) {
   return std::shared_ptr<std::byte>(reinterpret_cast<std::byte*>(aligned), [memory, reserved](std::byte*) { munmap(memory, reserved); });
 }
 
-// Frees the pages that packing has read: they are not needed again before the file is opened anew.
+// Lets go of the mapped pages that packing has read: they are not needed again before the file is opened anew.
 void forget_pages(const WeightPlan& plan) {
   constexpr uintptr_t page = 4096;
   for (const WeightPart& part : plan.parts) {
     const auto begin = (reinterpret_cast<uintptr_t>(part.tensor->bytes.data()) + page - 1) & ~(page - 1);
     const auto end = reinterpret_cast<uintptr_t>(part.tensor->bytes.data() + part.tensor->bytes.size()) & ~(page - 1);
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_COLD);
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
 }
 
