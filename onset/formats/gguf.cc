@@ -64,31 +64,6 @@ const char* foreign_type_name(uint32_t number) {
   }
 }
 
-// Bytes of one value of a metadata type, or 0 for texts and arrays and numbers that are no type.
-size_t value_bytes(uint32_t type) {
-  switch (static_cast<MetadataType>(type)) {
-    case MetadataType::u8:
-    case MetadataType::i8:
-    case MetadataType::boolean:
-      return 1;
-    case MetadataType::u16:
-    case MetadataType::i16:
-      return 2;
-    case MetadataType::u32:
-    case MetadataType::i32:
-    case MetadataType::f32:
-      return 4;
-    case MetadataType::u64:
-    case MetadataType::i64:
-    case MetadataType::f64:
-      return 8;
-    case MetadataType::text:
-    case MetadataType::array:
-      return 0;
-  }
-  return 0;
-}
-
 uint64_t padded(uint64_t offset, uint64_t alignment) {
   return (offset + alignment - 1) / alignment * alignment;
 }
@@ -168,7 +143,7 @@ Result<MetadataEntry> read_entry(Cursor& cursor, const std::string& name, uint64
       ONSET_TRY(cursor.text(std::numeric_limits<uint64_t>::max(), what).status());
     }
   } else {
-    const size_t width = value_bytes(type);
+    const size_t width = metadata_value_bytes(static_cast<MetadataType>(type));
     if (width == 0)
       return error(Code::invalid_argument, "{}: {} has type {}, which is no metadata type", name, what, type);
     if (entry.count > cursor.remaining() / width) {

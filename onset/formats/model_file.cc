@@ -40,24 +40,6 @@ bool is_integer(MetadataType type) {
   }
 }
 
-size_t width(MetadataType type) {
-  switch (type) {
-    case MetadataType::u8:
-    case MetadataType::i8:
-    case MetadataType::boolean:
-      return 1;
-    case MetadataType::u16:
-    case MetadataType::i16:
-      return 2;
-    case MetadataType::u32:
-    case MetadataType::i32:
-    case MetadataType::f32:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
 // The integer at `bytes`; nothing for a u64 above the largest int64.
 std::optional<int64_t> integer_at(MetadataType type, const std::byte* bytes) {
   switch (type) {
@@ -120,6 +102,30 @@ Status too_large(const ModelFile& file, std::string_view key) {
 }
 
 }  // namespace
+
+size_t metadata_value_bytes(MetadataType type) {
+  switch (type) {
+    case MetadataType::u8:
+    case MetadataType::i8:
+    case MetadataType::boolean:
+      return 1;
+    case MetadataType::u16:
+    case MetadataType::i16:
+      return 2;
+    case MetadataType::u32:
+    case MetadataType::i32:
+    case MetadataType::f32:
+      return 4;
+    case MetadataType::u64:
+    case MetadataType::i64:
+    case MetadataType::f64:
+      return 8;
+    case MetadataType::text:
+    case MetadataType::array:
+      return 0;
+  }
+  return 0;
+}
 
 const char* metadata_type_name(MetadataType type) {
   switch (type) {
@@ -188,7 +194,7 @@ Result<std::vector<int64_t>> ModelFile::integers(std::string_view key) const {
   std::vector<int64_t> values(entry->count);
   const MetadataType type = entry->type == MetadataType::boolean ? MetadataType::u8 : entry->type;
   for (size_t i = 0; i < values.size(); ++i) {
-    const auto value = integer_at(type, entry->bytes.data() + i * width(type));
+    const auto value = integer_at(type, entry->bytes.data() + i * metadata_value_bytes(type));
     if (!value) return too_large(*this, key);
     values[i] = *value;
   }
@@ -199,7 +205,7 @@ Result<std::vector<float>> ModelFile::reals(std::string_view key) const {
   ONSET_ASSIGN(const MetadataEntry* entry, expect(*this, key, true, "numbers", is_number));
   std::vector<float> values(entry->count);
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<float>(real_at(entry->type, entry->bytes.data() + i * width(entry->type)));
+    values[i] = static_cast<float>(real_at(entry->type, entry->bytes.data() + i * metadata_value_bytes(entry->type)));
   }
   return values;
 }

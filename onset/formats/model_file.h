@@ -40,6 +40,8 @@ enum class MetadataType : uint32_t {
 
 // "u32", "text", "array".
 const char* metadata_type_name(MetadataType type);
+// Bytes of one value; 0 for texts, arrays, and numbers that are no type.
+size_t metadata_value_bytes(MetadataType type);
 
 // One key and its value, kept as GGUF's bytes: numbers little-endian, a text as its length (u64) and its
 // bytes.
