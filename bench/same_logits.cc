@@ -4,6 +4,7 @@
 // same_logits MODEL    prints one JSON object: how many runs were compared, how many had equal logits and tokens, and which had not.
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -68,7 +69,7 @@ Result<Outcome> run(const std::string& model, KvType type, int32_t chunk, int32_
       }).status());
       continue;
     }
-    request.tokens = random_prompt(*engine, 3 + 5 * i, 100 + static_cast<uint32_t>(i));
+    request.tokens = random_prompt(*engine, 3 + 2 * i, 100 + static_cast<uint32_t>(i));
     request.most_new_tokens = 4 + i;
     request.ignore_end = true;
     ONSET_TRY(engine->submit(std::move(request), [](const Event&) {}).status());
@@ -85,12 +86,15 @@ int compare(const std::string& model) {
     for (const int32_t chunk : {1, 7, 64, 333, 1 << 20}) {
       for (const int threads : {1, 2}) {
         for (const int others : {0, companions}) {
+          const auto began = std::chrono::steady_clock::now();
           const Result<Outcome> cut = run(model, type, chunk, threads, others);
           if (!whole.ok() || !cut.ok()) {
             fmt::print(stderr, "same_logits: {}\n", (whole.ok() ? cut : whole).status().message());
             return 1;
           }
           ++runs;
+          fmt::print(stderr, "{} chunk {} threads {} companions {}: {:.1f} s\n", kv_type_name(type), chunk, threads, others,
+                     std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
           const bool same = whole->logits.size() == prompt_tokens && *whole == *cut;
           equal += same;
           if (!same) {

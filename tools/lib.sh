@@ -142,6 +142,7 @@ build() {
   mkdir -p "$folder" 2>/dev/null || fail "cannot write into $folder: make it yours, or run as its owner"
   [ -w "$folder" ] || fail "$folder belongs to $(stat -c %U "$folder"): run as that user, or delete it"
   cd "$top" || fail "cannot enter $top"
+  need_tools "$preset"
   if [ ! -f "$folder/build.ninja" ]; then
     need_space "$folder" 1000 "the build"
     step "configuring build/$preset" "cmake could not configure preset $preset; if build/$preset came from elsewhere, delete it" \
@@ -163,6 +164,15 @@ build() {
     step "building ($preset; minutes on two cores the first time, seconds later)" \
       "the build failed; compiler: $(compiler_of "$folder")" ninja -C "$folder" $targets
   fi
+}
+
+# need_tools PRESET: what configuring and building run; set_up brings them, unless it was skipped.
+need_tools() {
+  local compiler=clang++-19 tool
+  case "$1" in debug | release-gcc) compiler=g++ ;; esac
+  for tool in "$compiler" cmake ninja; do
+    command -v "$tool" >/dev/null || fail "$tool was not found, and preset $1 needs it: install what tools/packages.tsv lists"
+  done
 }
 
 step_silent() { "$@" >/dev/null 2>&1 </dev/null; }

@@ -8,7 +8,7 @@ def main():
     claims = common.Claims(__file__)
     with claims.rows("engine.tough.asan"):
         if claims.long:
-            tough.sanitized(claims, "engine.tough.asan", "--asan")
+            tough.sanitized(claims, "engine.tough.asan", "asan")
     claims.finish()
 
 

@@ -8,7 +8,7 @@ def main():
     claims = common.Claims(__file__)
     with claims.rows("engine.tough.tsan"):
         if claims.long:
-            tough.sanitized(claims, "engine.tough.tsan", "--tsan", "-R", tough.CONCURRENT)
+            tough.sanitized(claims, "engine.tough.tsan", "tsan", tough.CONCURRENT)
     claims.finish()
 
 

@@ -54,6 +54,13 @@ class SetUp(harness.Test):
         done = self.shell(f"need_space '{self.folder}/new/folder' 999999999 'the build'", status=1)
         self.assertIn("the disk is full: the build needs 999999999 MiB", done.stderr)
 
+    def test_a_missing_compiler_is_named(self):
+        for preset, compiler in (("release", "clang++-19"), ("debug", "g++")):
+            done = self.shell(f'command() {{ [ "$2" != {compiler} ]; }}; need_tools {preset}', status=1)
+            self.assertIn(f"{compiler} was not found, and preset {preset} needs it", done.stderr)
+            self.assertEqual(len(done.stderr.strip().splitlines()), 1)
+        self.shell('command() { true; }; need_tools release')
+
     def test_a_step_that_works_leaves_no_log(self):
         done = self.shell('step "working" "cannot happen" true')
         self.assertEqual(done.stderr, "onset: working\n")
