@@ -1,7 +1,9 @@
 // onset run: one prompt, one answer.
+#include "onset/base/mapped_file.h"
 #include "onset/cli/commands.h"
 #include "onset/cli/output.h"
 #include "onset/engine/chat.h"
+#include "onset/text/json_schema.h"
 
 namespace onset::cli {
 namespace {
@@ -18,6 +20,8 @@ struct RunOptions {
   bool json = false;
   bool quiet = false;
   int32_t top_logprobs = 0;
+  bool json_object = false;
+  std::string json_schema;
 };
 
 void declare(CLI::App& command, RunOptions& options) {
@@ -32,10 +36,15 @@ void declare(CLI::App& command, RunOptions& options) {
       ->check(CLI::Range(0, 20));
   add_engine_flags(command, options.engine);
   add_sampling_flags(command, options.sampling);
+  auto* object = command.add_flag("--json-object", options.json_object, "the answer is a JSON object")->group("Sampling");
+  command.add_option("--json-schema", options.json_schema, "the answer is JSON of the schema in this file (docs/json_schema.md lists its keywords)")
+      ->excludes(object)
+      ->group("Sampling");
   set_examples(command,
                "  onset run \"The capital of France is\"\n"
                "  onset run --system \"Answer in one sentence.\" --temperature 0.7 --seed 1 \"Why is the sky blue?\"\n"
                "  git diff | onset run --system \"Write a commit message.\" -\n"
+               "  onset run --json-schema person.schema.json \"Invent a person.\"\n"
                "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
 }
 
@@ -121,6 +130,17 @@ std::string statistics_line(const Answer& answer, double load_seconds) {
                                                         : "");
 }
 
+// The grammar of the answer that the options ask for, if any.
+Result<std::shared_ptr<const TokenGrammar>> grammar_of(const Engine& engine, const RunOptions& options) {
+  if (!options.json_object && options.json_schema.empty()) return std::shared_ptr<const TokenGrammar>();
+  Grammar grammar = json_object_grammar();
+  if (!options.json_object) {
+    ONSET_ASSIGN(const std::string schema, read_file(options.json_schema));
+    ONSET_ASSIGN(grammar, compile_json_schema(schema, options.json_schema));
+  }
+  return std::make_shared<const TokenGrammar>(std::move(grammar), TokenTrie::create(*engine.tokenizer()));
+}
+
 // Runs the prompt; text goes out as it comes unless `silent`. Ctrl-C ends the answer.
 Result<Answer> answer_prompt(Engine& engine, Request request, bool silent) {
   Answer answer;
@@ -151,6 +171,7 @@ Status run(const RunOptions& options) {
   sampling.top_logprobs = options.top_logprobs;
   ONSET_ASSIGN(const auto engine, load_engine(options.engine));
   ONSET_ASSIGN(std::vector<int32_t> tokens, prompt_tokens(*engine, options, text));
+  ONSET_ASSIGN(sampling.grammar, grammar_of(*engine, options));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   catch_interrupts();
   Request request{.tokens = std::move(tokens), .sampling = sampling, .stop = options.sampling.stop, .ignore_end = options.ignore_end};

@@ -562,7 +562,12 @@ void Engine::State::deliver(RunningRequest& running) {
     return end_early(running, Finish::failed, error(Code::failed, "the last row was dropped by the select policy: no token follows it"));
   }
   SampledToken sampled = *std::exchange(running.sampled, std::nullopt);
-  if (sampled.token < 0) return end_early(running, Finish::failed, error(Code::failed, "the model's logits are not finite"));
+  if (sampled.token < 0) {
+    const bool grammar = running.request.sampling.grammar != nullptr;
+    return end_early(running, Finish::failed,
+                     error(Code::failed, "{}", grammar ? "no token of the vocabulary goes on as the answer's grammar demands"
+                                                       : "the model's logits are not finite"));
+  }
 
   ++running.new_tokens;
   running.conversation->tokens.push_back(sampled.token);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "onset/compute/elementwise.h"
 
@@ -102,6 +103,10 @@ Status check_sampling(const SamplingOptions& options, int32_t vocabulary) {
   if (!within(options.presence_penalty, -100, 100)) return fail("presence_penalty", options.presence_penalty, "-100 to 100");
   if (!within(options.frequency_penalty, -100, 100)) return fail("frequency_penalty", options.frequency_penalty, "-100 to 100");
   if (options.top_logprobs < 0 || options.top_logprobs > 20) return fail("top_logprobs", options.top_logprobs, "0 to 20");
+  if (options.grammar != nullptr && options.grammar->vocabulary().tokenizer().vocabulary_size() > vocabulary) {
+    return error(Code::invalid_argument, "the grammar was made for a vocabulary of {} tokens, the model has {}",
+                 options.grammar->vocabulary().tokenizer().vocabulary_size(), vocabulary);
+  }
   for (const auto& [token, bias] : options.logit_bias) {
     if (token < 0 || token >= vocabulary) {
       return error(Code::invalid_argument, "logit_bias names token {}, the vocabulary has {}", token, vocabulary);
@@ -112,6 +117,7 @@ Status check_sampling(const SamplingOptions& options, int32_t vocabulary) {
 }
 
 Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt, Isa isa) : options_(options), isa_(isa) {
+  if (options_.grammar != nullptr) constraint_.emplace(options_.grammar);
   if (options_.repetition_penalty == 1.0f) return;
   std::vector<int32_t> tokens(prompt.begin(), prompt.end());
   std::sort(tokens.begin(), tokens.end());
@@ -121,7 +127,7 @@ Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt
   }
 }
 
-bool Sampler::changes_logits() const { return !options_.logit_bias.empty() || !seen_.empty(); }
+bool Sampler::changes_logits() const { return !options_.logit_bias.empty() || !seen_.empty() || constraint_; }
 
 void Sampler::change_logits(std::span<float> logits) const {
   for (const Seen& seen : seen_) {
@@ -132,6 +138,17 @@ void Sampler::change_logits(std::span<float> logits) const {
     }
   }
   for (const auto& [token, bias] : options_.logit_bias) logits[token] += bias;
+}
+
+void Sampler::leave_only_allowed(std::span<float> logits) {
+  constexpr float never = -std::numeric_limits<float>::infinity();
+  const std::span<const uint64_t> allowed = constraint_->allowed();
+  for (size_t begin = 0; begin < logits.size(); begin += 64) {
+    const uint64_t word = begin / 64 < allowed.size() ? allowed[begin / 64] : 0;
+    if (word == ~uint64_t{0}) continue;
+    const std::span<float> part = logits.subspan(begin, std::min<size_t>(64, logits.size() - begin));
+    for (size_t i = 0; i < part.size(); ++i) part[i] = (word >> i & 1) != 0 ? part[i] : never;
+  }
 }
 
 void Sampler::remember(int32_t token, int32_t generated) {
@@ -198,10 +215,13 @@ SampledToken Sampler::sample(std::span<const float> logits) {
     std::vector<float>& changed = scratch().logits;
     changed.assign(logits.begin(), logits.end());
     change_logits(changed);
+    if (constraint_) leave_only_allowed(changed);
     sampled.token = draw(changed);
   } else {
     sampled.token = draw(logits);
   }
+  if (sampled.token < 0) return sampled;
+  if (constraint_ && !constraint_->accept(sampled.token)) sampled.token = -1;
   if (sampled.token < 0) return sampled;
   remember(sampled.token, 1);
   if (options_.logprobs || options_.top_logprobs > 0) {

@@ -2,12 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "onset/base/cpu_features.h"
 #include "onset/base/status.h"
+#include "onset/text/grammar_tokens.h"
 
 namespace onset {
 
@@ -23,19 +26,20 @@ struct SamplingOptions {
   uint64_t seed = 0;
   int32_t top_logprobs = 0;  // how many alternatives to report with each token; 0..20
   bool logprobs = false;     // report each token's log-probability
+  std::shared_ptr<const TokenGrammar> grammar = {};  // only tokens that continue a text of it; null: all
 };
 
-// Errors: invalid_argument naming the option and what was expected.
+// Errors: invalid_argument naming the option and what was expected, also for a grammar that was made for another vocabulary.
 Status check_sampling(const SamplingOptions& options, int32_t vocabulary);
 
 struct SampledToken {
-  int32_t token = -1;                                   // -1: no logit is finite, nothing can be drawn
+  int32_t token = -1;                                   // -1: no (allowed) token has a finite logit, nothing can be drawn
   float logprob = 0;                                    // natural logarithm, of the unmodified distribution; if asked for
   std::vector<std::pair<int32_t, float>> alternatives;  // top_logprobs of them, most likely first
 };
 
 // Draws one sequence's tokens. The draw number n of a sequence depends on seed and n alone, so companions and chunks change
-// nothing. Order: penalties and bias, temperature, top-k, top-p, min-p.
+// nothing. Order: penalties and bias, grammar, temperature, top-k, top-p, min-p.
 class Sampler {
  public:
   // `prompt` counts as seen for the repetition penalty; ids below 0 (inputs that were vectors) are passed over.
@@ -54,12 +58,14 @@ class Sampler {
   };
   bool changes_logits() const;
   void change_logits(std::span<float> logits) const;
+  void leave_only_allowed(std::span<float> logits);
   int32_t draw(std::span<const float> logits);
   const std::vector<Candidate>& filter(std::span<const float> weights, float largest) const;
   void remember(int32_t token, int32_t generated);
 
   SamplingOptions options_;
   Isa isa_;
+  std::optional<TokenConstraint> constraint_;
   std::vector<Seen> seen_;  // sorted by token; kept only where a penalty needs it
   uint64_t draws_ = 0;
 };

@@ -8,7 +8,12 @@
 #include <numeric>
 #include <random>
 
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
 #include "onset/compute/elementwise.h"
+#include "onset/text/json_schema.h"
+#include "onset/text/tokenizer_json.h"
 
 namespace onset {
 namespace {
@@ -150,6 +155,75 @@ TEST(Sampler, BadOptionsAreNamed) {
   EXPECT_EQ(message({.repetition_penalty = 0}), "repetition_penalty is 0, expected 0.01 to 100 (1 = off)");
   EXPECT_EQ(message({.logit_bias = {{100, 1.0f}}}), "logit_bias names token 100, the vocabulary has 100");
   EXPECT_EQ(message({.top_logprobs = 21}), "top_logprobs is 21, expected 0 to 20");
+}
+
+// --- grammars -----------------------------------------------------------------------------------------------------
+
+Tokenizer fixture_tokenizer() {
+  auto loaded = load_tokenizer(std::filesystem::path(ONSET_SOURCE_DIR) / "tests/fixtures/text/smollm");
+  EXPECT_TRUE(loaded.ok()) << loaded.status().message();
+  return *std::move(loaded);
+}
+
+std::shared_ptr<const TokenGrammar> fixture_grammar(const Tokenizer& tokenizer) {
+  auto grammar = compile_json_schema(R"({"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
+      "sizes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "maxItems": 4}}, "required": ["name", "sizes"],
+      "additionalProperties": false})", "schema");
+  EXPECT_TRUE(grammar.ok()) << grammar.status().message();
+  return std::make_shared<const TokenGrammar>(*std::move(grammar), TokenTrie::create(tokenizer));
+}
+
+TEST(SamplerGrammar, WhateverIsDrawnIsATextOfIt) {
+  const Tokenizer tokenizer = fixture_tokenizer();
+  const auto grammar = fixture_grammar(tokenizer);
+  const auto size = static_cast<size_t>(tokenizer.vocabulary_size());
+  const std::vector<SamplingOptions> all = {{},
+                                            {.temperature = 1.0f},
+                                            {.temperature = 2.0f, .top_k = 50},
+                                            {.temperature = 1.0f, .top_p = 0.5f},
+                                            {.temperature = 1.0f, .min_p = 0.1f},
+                                            {.temperature = 1.0f, .repetition_penalty = 1.5f, .presence_penalty = 1.0f, .logprobs = true},
+                                            {.temperature = 1.0f, .logit_bias = {{5, 1000.0f}}, .top_logprobs = 3}};
+  for (SamplingOptions options : all) {
+    for (uint32_t round = 0; round < 4; ++round) {
+      options.grammar = grammar;
+      options.seed = round;
+      Sampler sampler(options, {}, Isa::generic);
+      std::string text;
+      bool ended = false;
+      for (uint32_t i = 0; i < 400 && !ended; ++i) {
+        const std::vector<float> logits = random_logits(size + 10, 1000 * round + i);  // rows beyond the vocabulary are never drawn
+        const SampledToken sampled = sampler.sample(logits);
+        ASSERT_GE(sampled.token, 0);
+        ASSERT_LT(sampled.token, tokenizer.vocabulary_size());
+        ended = tokenizer.is_end_of_generation(sampled.token);
+        if (!ended) text += tokenizer.piece(sampled.token);
+        if (options.top_logprobs == 0) continue;
+        // Log-probabilities are those without the grammar.
+        EXPECT_EQ(sampled.alternatives.size(), 3u);
+        EXPECT_EQ(sampled.alternatives[0].first, argmax(Isa::generic, logits));
+      }
+      ASSERT_TRUE(ended) << text;
+      const auto json = nlohmann::json::parse(text, nullptr, false);
+      ASSERT_TRUE(json.is_object()) << text;
+      EXPECT_TRUE(json.contains("name") && json.contains("sizes") && json.size() == 2 && json["sizes"].size() <= 4) << text;
+    }
+  }
+}
+
+TEST(SamplerGrammar, NothingIsDrawnWhereNothingIsAllowed) {
+  const Tokenizer tokenizer = fixture_tokenizer();
+  Sampler sampler({.grammar = fixture_grammar(tokenizer)}, {}, Isa::generic);
+  // Only tokens that cannot begin the text have finite logits.
+  std::vector<float> logits(static_cast<size_t>(tokenizer.vocabulary_size()), -infinity);
+  logits[static_cast<size_t>(*tokenizer.find("a"))] = 1;
+  EXPECT_EQ(sampler.sample(logits).token, -1);
+}
+
+TEST(SamplerGrammar, OneOfAnotherVocabularyIsRefused) {
+  const Tokenizer tokenizer = fixture_tokenizer();
+  const Status status = check_sampling({.grammar = fixture_grammar(tokenizer)}, 100);
+  EXPECT_EQ(status.message(), fmt::format("the grammar was made for a vocabulary of {} tokens, the model has 100", tokenizer.vocabulary_size()));
 }
 
 }  // namespace

@@ -127,6 +127,7 @@ class GrammarRun {
   // Whether the text so far is complete.
   bool may_end() const;
   bool dead() const { return tops_.empty(); }
+  void kill() { tops_.clear(); }
   // Stacks that are followed at once: 1 unless alternatives begin alike.
   std::span<const uint32_t> tops() const { return tops_; }
   GrammarStacks& stacks() { return stacks_; }

@@ -30,9 +30,9 @@ class TokenTrie {
     uint8_t byte = 0;
     uint8_t plain_height = 0;  // bytes from here to the deepest node below, this one included, if all are
                                // plain bytes (see GrammarState::loops) and no more than 254; 0 otherwise
-    uint16_t depth = 0;   // bytes from the root, this one included
-    uint32_t end = 0;     // the node after all below this one
-    uint32_t tokens = 0;  // where the tokens that end here begin; all below follow
+    uint16_t depth = 0;        // bytes from the root, this one included
+    uint32_t end = 0;          // the node after all below this one
+    uint32_t tokens = 0;       // where the tokens that end here begin; all below follow
   };
   std::span<const Node> nodes() const { return {nodes_.data(), nodes_.size() - 1}; }
   // Tokens that end at the node; at it or below it.

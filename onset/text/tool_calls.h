@@ -30,13 +30,35 @@ struct ToolCallEvent {
     content,    // text: of the answer itself
     begin,      // text: the function's name; `call` counts from 0
     arguments,  // text: the next piece of the arguments, JSON as the model wrote it
-    end,        // the call is complete, its arguments are a JSON object
-    broken,  // the answer ended, or stopped being JSON, within the arguments: they are incomplete; text: what
-             // came instead
+    end,        // the arguments are a complete JSON object
+    broken,     // the answer ended, or stopped being JSON, within the arguments; what came instead follows as
+                // content
   };
   Kind kind = Kind::content;
   int32_t call = 0;
   std::string text;
+};
+
+// Follows one JSON value byte by byte, whatever its white space.
+class JsonScanner {
+ public:
+  enum class State : uint8_t { more, done, bad };
+  // Bytes behind `done` or `bad` are not to be pushed. Numbers at the outermost level end with the byte
+  // behind them, which is not part of them: their `done` comes one byte late.
+  State push(char byte);
+
+ private:
+  enum class Next : uint8_t { value, first_value, name, first_name, colon, after };
+  State begin_value(char byte);
+  State end_value();
+  State in_word(char byte);
+  State in_string(char byte);
+
+  std::vector<char> open_;  // braces and brackets
+  Next next_ = Next::value;
+  std::string word_;  // a number or name that is being read
+  bool string_ = false, is_name_ = false;
+  int escape_ = 0;  // characters of an escape that are still to come, -1: the letter
 };
 
 // Reads an answer in pieces, however it is cut. A call begins once its name is known; what looks like a call
@@ -53,17 +75,27 @@ class ToolCallParser {
   int32_t calls() const { return calls_; }
 
  private:
-  enum class Place : uint8_t { content, before_call, header, arguments, after_arguments };
-  void step(std::vector<ToolCallEvent>& events, bool last);
-  bool in_content(std::vector<ToolCallEvent>& events, bool last);
-  bool in_header(std::vector<ToolCallEvent>& events, bool last);
-  bool in_arguments(std::vector<ToolCallEvent>& events, bool last);
-  bool after_arguments(std::vector<ToolCallEvent>& events, bool last);
+  enum class Place : uint8_t { content, begin, header, arguments, tail };
+  using Events = std::vector<ToolCallEvent>;
+  struct Header;
+  void run(Events& events, bool last);
+  bool in_content(Events& events, bool last);
+  bool at_begin(Events& events, bool last);
+  bool in_header(Events& events, bool last);
+  bool in_arguments(Events& events, bool last);
+  bool in_tail(bool last);
+  void add_content(Events& events, std::string_view text);
+  void no_call(Events& events);
+  Header read_header() const;
 
   ToolCallForm form_;
   std::vector<std::string> functions_;
-  Place place_ = Place::content;
-  std::string held_;
+  Place place_;
+  std::string held_;   // not yet told
+  std::string front_;  // what stood before the call that is being read
+  JsonScanner scanner_;
+  bool after_call_ = false;  // white space is dropped
+  bool plain_ = false;       // nothing but content from here on
   int32_t calls_ = 0;
 };
 
