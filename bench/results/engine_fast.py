@@ -22,6 +22,7 @@ def main():
             peers.ratio(claims, f"engine.fast.smollm2.prefill.{tokens}", mine, right, lambda e, n=tokens: e.prefill(n))
             share = statistics.median(mine.prefill(tokens)) * 2 * LINEAR_WEIGHTS / peak
             print(f"linear layers at {tokens} tokens: {100 * share:.0f} % of the measured int8 peak ({peak / 1e12:.2f} Tops)")
+        peers.write_readme(report, "SmolLM2-135M-Instruct")
         peers.ratio(claims, "engine.fast.smollm2.decode", mine, peers.only(right, "ik_llama.cpp"), lambda e: e.decode())
     claims.finish()
 

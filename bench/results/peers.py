@@ -70,3 +70,32 @@ def check_quiet(report, worst=0.05):
     """Says when somebody else used the machine."""
     others = max(run["cpu_of_others"] for entry in report["engines"] for run in entry["runs"])
     print(f"CPU of others, worst: {100 * others:.0f} %{' (noisy: measure again)' if others > worst else ''}")
+
+
+def write_readme(report, model):
+    """Puts the table of speeds into README.md, between the two comments that mark its place."""
+    mine, right = engines(report)
+    right.sort(key=lambda engine: engine.name)
+    rows = [(f"prefill {tokens}", lambda e, n=tokens: e.prefill(n)) for tokens in PROMPTS] + [("decode 64", lambda e: e.decode())]
+    rounds = len(mine.runs)
+    lines = [f"Prefill and decode in tokens/s beside three other engines: {model}, 2 threads on {processor()}, medians of {rounds} interleaved",
+             "rounds. Only engines and formats whose perplexity is right are shown; those with a format in their name have the model in it,",
+             "the others the file as it is.", "",
+             "| tokens/s | " + " | ".join(engine.name for engine in right) + " | Onset | Onset / best |",
+             "|---|" + "---|" * (len(right) + 2)]
+    for name, samples in rows:
+        theirs = [statistics.median(samples(engine)) for engine in right]
+        ours = statistics.median(samples(mine))
+        lines.append(f"| {name} | " + " | ".join(f"{speed:.0f}" for speed in theirs) + f" | {ours:.0f} | {ours / max(theirs):.2f} |")
+    readme = common.ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    begin, end = "<!-- speed: written by tools/results engine.fast --long -->\n", "<!-- end of speed -->"
+    before, rest = text.split(begin)
+    readme.write_text(before + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1], encoding="utf-8")
+
+
+def processor():
+    """The processor's family as lscpu names it, and its instruction set as onset names it."""
+    names = [line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = common.onset_json("bench", "machine", "--json", "--threads", 2)
+    return f"{len(names)} cores of an {names[0]} ({cpu['isa']})" if names else "this machine"
