@@ -24,4 +24,19 @@ const AttentionPlan& WindowAttend::plan(const AttendContext& context) {
   return plan_;
 }
 
+const AttentionPlan& PackedAttend::plan(const AttendContext& context) {
+  const auto rows = static_cast<int32_t>(context.positions.size());
+  plan_ = dense_plan(rows, rows, context.query_heads, context.scale, context.window);
+  for (PlanBlock& block : plan_.patterns[0].blocks) {
+    for (KeyRange& range : block.ranges) range.begin += first_slot_, range.end += first_slot_;
+  }
+  return plan_;
+}
+
+const AttentionPlan& BlindAttend::plan(const AttendContext& context) {
+  plan_.patterns.assign(1, AttentionPattern());
+  plan_.pattern_of_head.assign(context.query_heads, 0);
+  return plan_;
+}
+
 }  // namespace onset

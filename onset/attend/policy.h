@@ -55,4 +55,25 @@ class WindowAttend : public AttendPolicy {
   AttentionPlan plan_;
 };
 
+// A whole prompt that shares a cache with others (Prepacking, arXiv:2404.09529, section 3.2: independent masks, positions that begin at 0
+// again): its rows see its own slots, from `first_slot` on, and nobody else's.
+class PackedAttend : public AttendPolicy {
+ public:
+  explicit PackedAttend(int32_t first_slot) : first_slot_(first_slot) {}
+  const AttentionPlan& plan(const AttendContext& context) override;
+
+ private:
+  int32_t first_slot_;
+  AttentionPlan plan_;
+};
+
+// Rows that see nobody: padding.
+class BlindAttend : public AttendPolicy {
+ public:
+  const AttentionPlan& plan(const AttendContext& context) override;
+
+ private:
+  AttentionPlan plan_;
+};
+
 }  // namespace onset

@@ -32,7 +32,10 @@ void declare(CLI::App& command, BenchOptions& options) {
   set_examples(command,
                "  onset bench --model model.gguf --prompt 512,2048 --generate 64 --threads 2\n"
                "  onset bench machine\n"
-               "  onset bench kernels --model model.gguf");
+               "  onset bench kernels --model model.gguf\n"
+               "  onset bench steps\n"
+               "  onset bench schedule --policies sarathi-serve,vllm\n"
+               "  onset bench offline --lengths 700,30,120,80");
 }
 
 int64_t tensor_bytes(const Engine& engine) {
@@ -104,6 +107,9 @@ void add_bench(CLI::App& app, Action& action) {
   CLI::App* bench = add_command<BenchOptions>(app, action, "bench", "measure a model, this machine, or the kernels", declare, run);
   add_bench_machine(*bench, action);
   add_bench_kernels(*bench, action);
+  add_bench_steps(*bench, action);
+  add_bench_schedule(*bench, action);
+  add_bench_offline(*bench, action);
 }
 
 }  // namespace onset::cli

@@ -1,5 +1,8 @@
 #include "onset/cli/command.h"
 
+#include <fmt/ranges.h>
+
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
@@ -31,12 +34,28 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       ->capture_default_str();
   command.add_option("--kv", flags.kv, "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, f32 in reference precision)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}));
-  command.add_option("--budget", flags.budget, "tokens that are computed together in a step; changes no result")
+  command.add_option("--schedule", flags.schedule, "who runs when requests compete: " + fmt::format("{}", fmt::join(schedule_policy_names(), ", ")))
+      ->check(CLI::IsMember(schedule_policy_names()))
+      ->capture_default_str();
+  auto* budget = command.add_option("--budget", flags.budget, "tokens that are computed together in a step; changes no result")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command.add_option("--tbt", flags.tbt, "time between tokens to keep, as in 50ms: picks the budget (after onset bench steps)")->excludes(budget);
   command.add_option("--context", flags.context, "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command.add_flag("--no-cache", flags.no_cache, "do not keep packed weights for the next start");
+}
+
+Result<double> duration_of(const std::string& option, const std::string& text) {
+  double value = 0;
+  int end = 0;
+  if (std::sscanf(text.c_str(), "%lf%n", &value, &end) == 1 && std::isfinite(value) && value > 0) {
+    const std::string unit = text.substr(end);
+    for (const auto& [name, seconds] : {std::pair("", 1.0), std::pair("s", 1.0), std::pair("ms", 1e-3), std::pair("us", 1e-6), std::pair("m", 60.0)}) {
+      if (unit == name) return value * seconds;
+    }
+  }
+  return error(Code::invalid_argument, "{}: {} is not a duration above 0, as in 50ms or 0.05s", option, text);
 }
 
 Precision precision_of(const std::string& name) { return name == "reference" ? Precision::reference : Precision::fast; }
@@ -48,17 +67,24 @@ std::optional<KvType> kv_type_of(const std::string& name) {
   return {};
 }
 
-Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens) {
+Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens, int32_t most_running) {
   ONSET_ASSIGN(const std::filesystem::path path, find_model(flags.model));
+  double tbt_seconds = 0;
+  if (!flags.tbt.empty()) {
+    ONSET_ASSIGN(tbt_seconds, duration_of("--tbt", flags.tbt));
+  }
   ProgressBar bar("packing weights");
   EngineOptions options{.model = path,
                         .precision = precision_of(flags.precision),
                         .threads = flags.threads,
                         .kv_type = kv_type_of(flags.kv),
                         .pool_tokens = flags.context > 0 ? flags.context : pool_tokens,
+                        .policy = flags.schedule,
                         .scheduling = {.token_budget = flags.budget},
                         .packed_cache = !flags.no_cache,
-                        .progress = [&bar](double share) { bar.update(share); }};
+                        .progress = [&bar](double share) { bar.update(share); },
+                        .tbt_seconds = tbt_seconds};
+  if (most_running > 0) options.most_running = most_running;
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
   return engine;

@@ -39,7 +39,9 @@ struct EngineFlags {
   std::string precision = "fast";
   int32_t threads = 0;
   std::string kv;
+  std::string schedule = default_schedule_policy;
   int32_t budget = 1024;
+  std::string tbt;  // a duration: "50ms"
   int64_t context = 0;
   bool no_cache = false;
 };
@@ -47,11 +49,15 @@ void add_model_flag(CLI::App& command, EngineFlags& flags);
 void add_threads_flag(CLI::App& command, EngineFlags& flags);
 void add_engine_flags(CLI::App& command, EngineFlags& flags);  // these two and all others
 
+// Seconds of a duration: "50ms", "0.05s", "2m" or a number of seconds. Errors: invalid_argument naming the option.
+Result<double> duration_of(const std::string& option, const std::string& text);
+
 Precision precision_of(const std::string& name);
 std::optional<KvType> kv_type_of(const std::string& name);
 
-// Loads the model with a progress bar. `pool_tokens`: how much key/value cache is needed when --context does not say.
-Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens = 0);
+// Loads the model with a progress bar. `pool_tokens`: how much key/value cache is needed when --context does not say. most_running: as in
+// EngineOptions, 0 = its default.
+Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens = 0, int32_t most_running = 0);
 
 struct SamplingFlags {
   SamplingOptions options;

@@ -7,9 +7,12 @@ namespace onset::cli {
 
 void add_run(CLI::App& app, Action& action);
 void add_chat(CLI::App& app, Action& action);
-void add_bench(CLI::App& app, Action& action);          // also bench machine and bench kernels
+void add_bench(CLI::App& app, Action& action);          // also the commands below it
 void add_bench_machine(CLI::App& bench, Action& action);
 void add_bench_kernels(CLI::App& bench, Action& action);
+void add_bench_steps(CLI::App& bench, Action& action);
+void add_bench_schedule(CLI::App& bench, Action& action);
+void add_bench_offline(CLI::App& bench, Action& action);
 void add_profile(CLI::App& app, Action& action);
 void add_score(CLI::App& app, Action& action);
 void add_perplexity(CLI::App& app, Action& action);

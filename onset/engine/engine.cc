@@ -3,70 +3,17 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <map>
 #include <thread>
 
-#include "onset/engine/running.h"
-#include "onset/engine/step_batch.h"
+#include "onset/cost/machine_file.h"
+#include "onset/cost/token_budget.h"
+#include "onset/engine/engine_state.h"
+#include "onset/engine/step_benchmark.h"
 #include "onset/formats/open_model.h"
 #include "onset/text/tokenizer_gguf.h"
 #include "onset/text/tokenizer_json.h"
 
 namespace onset {
-
-struct Engine::State {
-  State(EngineOptions options_, int threads) : options(std::move(options_)), workers(threads), executor(workers) {}
-
-  // --- requests ---------------------------------------------------------------------------------------------------
-  Result<std::vector<int32_t>> prompt_tokens(const Request& request, bool begins) const;
-  Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
-  Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
-  RunningRequest* find(RequestId id);
-  Status make_pool();
-
-  // --- the step ---------------------------------------------------------------------------------------------------
-  ScheduleContext schedule_context() const;
-  Result<std::vector<Work>> take_up(const Step& step);
-  Status check_span(const Span& span, const RunningRequest* running) const;
-  void preempt(RunningRequest& running, PreemptionKind kind);
-  void forget_computed(RunningRequest& running);
-  Status admit(RunningRequest& running, int64_t pages);
-  void reserve(Conversation& conversation, int64_t pages);
-  void expire();
-  StepReport report(Step step, double began, double predicted) const;
-  void run(std::span<const Work> work);
-  void advance(const Work& work);
-  void deliver(RunningRequest& running);
-  void end(RunningRequest& running, Event event);
-  void end_early(RunningRequest& running, Finish finish, Status status);
-  void remove_done();
-  void refuse_first_waiting();
-
-  // In this order: later members use earlier ones.
-  EngineOptions options;
-  ThreadPool workers;
-  CpuExecutor executor;
-  std::optional<Model> model;
-  std::optional<Tokenizer> tokenizer;
-  int32_t context = 0;
-  KvType kv_type = KvType::int8;
-  CacheLayout layout;
-  std::optional<PagePool> pool;
-  std::optional<SwapFile> swap;
-  int32_t most_rows = 0;  // of one request in a step
-  std::optional<StepBatch> batch;
-
-  std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival
-  std::map<int64_t, std::shared_ptr<Conversation>> sessions;
-  int64_t reserved_pages = 0;
-  RequestId next_id = 1;
-  int64_t next_session = 1;
-  int pinned = 0;  // requests that end stay in the list while somebody holds pointers: a step, a handler that is running
-  EngineStatistics counts;
-  std::function<void(const StepReport&)> step_hook;
-  const Clock::time_point made = Clock::now();
-};
-
 namespace {
 
 int32_t available_threads() {
@@ -82,6 +29,7 @@ Status check_options(const EngineOptions& options) {
   };
   ONSET_TRY(check("threads", options.threads, 0, 1024));
   ONSET_TRY(check("most_running", options.most_running, 1, 1 << 16));
+  if (!(options.tbt_seconds >= 0)) return error(Code::invalid_argument, "tbt_seconds is {}, expected 0 (no target) or more", options.tbt_seconds);
   ONSET_TRY(check("swap_bytes", options.swap_bytes, 1, int64_t{1} << 45));
   return check("pool_tokens", options.pool_tokens, 0, int64_t{1} << 40);
 }
@@ -106,10 +54,6 @@ Status check_vocabulary(const Model& model, const Tokenizer& tokenizer) {
   if (tokens <= rows) return {};
   return error(Code::invalid_argument, "{}: the tokenizer has {} tokens, but the embedding only {} rows",
                model.file().path().string(), tokens, rows);
-}
-
-int64_t pages_of(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step) {
-  return pages_needed(layout, tokens, std::min(tokens, rows_per_step));
 }
 
 }  // namespace
@@ -150,9 +94,36 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   state->kv_type = chosen.kv_type.value_or(chosen.precision == Precision::fast ? KvType::int8 : KvType::f32);
   state->layout = state->model->cache_layout(state->kv_type);
   state->context = config.context;
+  ONSET_TRY(state->keep_target());
   ONSET_TRY(state->make_pool());
   state->batch.emplace(config.layers, config.hidden, state->tokenizer ? state->tokenizer->vocabulary_size() : config.vocabulary);
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
+}
+
+// The budget and the limit that keep the time between tokens, from what was measured on this machine.
+Status Engine::State::keep_target() {
+  if (options.tbt_seconds == 0) return {};
+  const std::filesystem::path path = options.machine_file.empty() ? machine_file_path() : options.machine_file;
+  const auto file = MachineFile::load(path);
+  if (!file.ok() && file.status().code() != Code::not_found) return file.status();
+  const StepModelKey key = step_model_key(*model, workers.threads(), kv_type);
+  const StepModel* measured = file.ok() ? file->find(key) : nullptr;
+  if (measured == nullptr) {
+    return error(Code::not_found, "{} has no step times of {} on {} threads ({}, {} precision, {} keys and values): onset bench steps measures them",
+                 path.string(), key.model, key.threads, key.isa, key.precision, key.kv);
+  }
+  const auto cost = std::make_shared<LinearStepCost>(measured->fit.weights);
+  constexpr int32_t usual_context = 1024;
+  ONSET_ASSIGN(options.scheduling.token_budget,
+               pick_token_budget(*cost, {.target_seconds = options.tbt_seconds,
+                                         .ratio_99 = measured->fit.ratio_99,
+                                         .layers = layout.layers,
+                                         .context = std::min(usual_context, context / 2),
+                                         .row_block = measured->row_block}));
+  // Contexts that are longer than the usual shorten the prompts' share of their step.
+  options.cost = cost;
+  options.most_step_seconds = options.tbt_seconds / std::max(1e-3, measured->fit.ratio_99);
+  return {};
 }
 
 // The policy, the pool that its steps need, and the swap file if there is to be one.
@@ -285,374 +256,6 @@ void Engine::cancel(RequestId id) {
 
 bool Engine::has_work() const { return !state_->requests.empty(); }
 
-// The last event of a request: its pages go back (a session keeps those it has filled), then it is told.
-void Engine::State::end(RunningRequest& running, Event event) {
-  Conversation& conversation = *running.conversation;
-  running.done = true;
-  conversation.busy = 0;
-  if (conversation.computed < running.prompt_end) {
-    // The prompt was not read to its end: what was not read is forgotten.
-    conversation.cache.truncate(conversation.computed);
-    conversation.tokens.resize(conversation.computed);
-  }
-  const int64_t kept = running.request.session != 0 ? conversation.cache.pages_held() : 0;
-  reserved_pages += kept - conversation.reserved_pages;
-  conversation.reserved_pages = kept;
-  running.conversation.reset();
-  ++pinned;
-  if (running.handler) running.handler(event);
-  --pinned;
-}
-
-void Engine::State::end_early(RunningRequest& running, Finish finish, Status status) {
-  Event event{.id = running.id,
-              .text = running.answer.finish(),
-              .token = {},
-              .finish = finish,
-              .status = std::move(status),
-              .prompt_tokens = running.prompt_end - running.first_token,
-              .new_tokens = running.new_tokens,
-              .first_token_seconds = running.first_token_seconds};
-  end(running, std::move(event));
-}
-
-void Engine::State::remove_done() {
-  if (pinned > 0) return;
-  std::erase_if(requests, [](const auto& running) { return running->done; });
-}
-
-// --- the step -----------------------------------------------------------------------------------------------------
-
-ScheduleContext Engine::State::schedule_context() const {
-  ScheduleContext seen{.layers = layout.layers,
-                       .longest = context,
-                       .pages = pool->pages(),
-                       .free_pages = pool->pages() - reserved_pages,
-                       .pages_of = [this](int64_t tokens) { return pages_of(layout, tokens, most_rows); },
-                       .most_running = options.most_running,
-                       .cost = options.cost.get(),
-                       .most_seconds = options.most_step_seconds};
-  seen.requests.reserve(requests.size());
-  for (const auto& running : requests) {
-    const Conversation& conversation = *running->conversation;
-    seen.requests.push_back({.id = running->id,
-                             .priority = running->request.priority,
-                             .prompt_tokens = running->prompt_end,
-                             .most_new_tokens = running->most_new_tokens,
-                             .computed = conversation.computed,
-                             .known = running->known(),
-                             .layer = running->layer,
-                             .piece = running->piece,
-                             .admitted = running->admitted,
-                             .swapped = conversation.cache.swapped_out(),
-                             .fixed = running->fixed,
-                             .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
-                             .pages = conversation.reserved_pages});
-  }
-  return seen;
-}
-
-void Engine::State::reserve(Conversation& conversation, int64_t pages) {
-  reserved_pages += pages - conversation.reserved_pages;
-  conversation.reserved_pages = pages;
-}
-
-// What was computed is forgotten; what is known stays, and is read again as if it were a prompt.
-void Engine::State::forget_computed(RunningRequest& running) {
-  running.conversation->cache.truncate(0);
-  running.conversation->computed = 0;
-  running.layer = running.piece = 0;
-}
-
-void Engine::State::preempt(RunningRequest& running, PreemptionKind kind) {
-  Conversation& conversation = *running.conversation;
-  running.admitted = false;
-  Status written;
-  if (kind == PreemptionKind::swap) written = conversation.cache.swap_out(*swap);
-  if (!written.ok()) {
-    ++counts.swap_failures;
-    counts.swap_failure = written.message() + "; the request's tokens are read again instead";
-  }
-  if (kind == PreemptionKind::swap && written.ok()) {
-    ++counts.preempted_to_file;
-  } else {
-    ++counts.preempted_to_recompute;
-    forget_computed(running);
-  }
-  reserve(conversation, 0);
-}
-
-// Errors: pages that cannot be read back from the swap file; the request has its place then, and is read again.
-Status Engine::State::admit(RunningRequest& running, int64_t pages) {
-  Conversation& conversation = *running.conversation;
-  reserve(conversation, std::max(pages, conversation.reserved_pages));
-  running.admitted = true;
-  if (!conversation.cache.swapped_out()) return {};
-  const Status read = conversation.cache.swap_in();
-  if (!read.ok()) forget_computed(running);
-  return read;
-}
-
-Status Engine::State::check_span(const Span& span, const RunningRequest* running) const {
-  if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
-  const int32_t computed = running->conversation->computed;
-  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= running->known() - computed &&
-                    span.count <= most_rows && (running->layer == 0 || span.count == running->piece);
-  const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
-  if (running->admitted && rows && layers) return {};
-  return error(Code::failed, "it runs tokens {} to {} through layers {} to {} of request {}, which {} at token {}, layer {}",
-               span.first_token, span.first_token + span.count, span.layer_begin, span.layer_end, span.id,
-               running->admitted ? "is" : "waits", computed, running->layer);
-}
-
-// Takes pages, admits and grants as the step says, and looks its spans up. Errors: a policy that breaks the rules.
-Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
-  for (const Preemption& gone : step.preempt) {
-    RunningRequest* running = find(gone.id);
-    const bool can = running != nullptr && running->admitted && !running->fixed;
-    if (!can || (gone.kind == PreemptionKind::swap && (!swap || running->layer > 0))) {
-      return error(Code::failed, "it takes the pages of request {}, which cannot give them up", gone.id);
-    }
-    preempt(*running, gone.kind);
-  }
-  std::vector<RunningRequest*> unreadable;
-  for (const Admission& admission : step.admit) {
-    RunningRequest* running = find(admission.id);
-    if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", admission.id);
-    if (reserved_pages - running->conversation->reserved_pages + admission.pages > pool->pages()) {
-      return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
-    }
-    if (const Status status = admit(*running, admission.pages); !status.ok()) {
-      ++counts.swap_failures;
-      counts.swap_failure = status.message() + "; the request's tokens are read again instead";
-      unreadable.push_back(running);
-    }
-  }
-  std::vector<Work> work;
-  for (const Span& span : step.spans) {
-    RunningRequest* running = find(span.id);
-    if (std::find(unreadable.begin(), unreadable.end(), running) != unreadable.end()) continue;  // its turn comes with the next step
-    ONSET_TRY(check_span(span, running));
-    Conversation& conversation = *running->conversation;
-    reserve(conversation, std::max(conversation.reserved_pages, pages_of(layout, span.first_token + span.count, most_rows)));
-    work.push_back({span, running});
-  }
-  if (reserved_pages > pool->pages()) return error(Code::failed, "it runs more than the {} pages of the pool hold", pool->pages());
-  return work;
-}
-
-// Ends what is past its deadline, and what waits and could not even read its prompt by then.
-void Engine::State::expire() {
-  ++pinned;
-  // Handlers may submit: the list can grow meanwhile.
-  for (size_t i = 0; i < requests.size(); ++i) {
-    RunningRequest& running = *requests[i];
-    const double deadline = running.request.deadline_seconds;
-    if (running.done || deadline <= 0) continue;
-    const double left = deadline - seconds_since(running.submitted);
-    double least = 0;
-    if (options.cost && !running.admitted && running.in_prompt()) {
-      const int32_t computed = running.conversation->computed;
-      least = options.cost->seconds(span_shape({.first_token = computed, .count = running.prompt_end - computed, .layer_end = layout.layers}));
-    }
-    if (left > least) continue;
-    ++counts.expired;
-    end_early(running, Finish::expired,
-              left <= 0 ? error(Code::cancelled, "the deadline of {} s has passed", deadline)
-                        : error(Code::cancelled, "the deadline of {} s cannot be met: the prompt takes {:.2g} s", deadline, least));
-  }
-  --pinned;
-  remove_done();
-}
-
-StepReport Engine::State::report(Step step, double began, double predicted) const {
-  StepReport report{.number = counts.steps, .begin_seconds = began, .predicted_seconds = predicted};
-  for (const Span& span : step.spans) {
-    (span.answer ? report.answer_rows : report.prompt_rows) += span.count;
-    report.prompts += !span.answer;
-  }
-  for (const auto& running : requests) ++(running->admitted ? report.running : report.waiting);
-  report.free_pages = pool->pages() - reserved_pages;
-  report.step = std::move(step);
-  return report;
-}
-
-Status Engine::step() {
-  State& state = *state_;
-  state.expire();
-  if (state.requests.empty()) return {};
-  const double began = seconds_since(state.made);
-  Step step = state.options.schedule->next(state.schedule_context());
-  if (step.spans.empty() && step.preempt.empty()) {
-    state.refuse_first_waiting();
-    return {};
-  }
-  auto work = state.take_up(step);
-  if (!work.ok()) return work.status().within(fmt::format("schedule policy {}", state.options.schedule->name()));
-
-  const double predicted = state.options.cost ? state.options.cost->seconds(step_shape(step)) : 0;
-  StepReport report = state.report(std::move(step), began, predicted);
-  ++state.pinned;
-  if (!work->empty()) state.run(*work);
-  report.seconds = seconds_since(state.made) - began;
-  for (const Work& part : *work) {
-    if (!part.running->done) state.advance(part);
-  }
-  --state.pinned;
-  state.remove_done();
-  ++state.counts.steps;
-  state.counts.last = std::move(report);
-  if (state.step_hook) state.step_hook(state.counts.last);
-  return {};
-}
-
-// Nothing can run: nobody's end will free the pages that the first request waits for.
-void Engine::State::refuse_first_waiting() {
-  const auto waiting = std::find_if(requests.begin(), requests.end(), [](const auto& running) { return !running->admitted; });
-  RunningRequest& running = waiting != requests.end() ? **waiting : *requests.front();
-  end_early(running, Finish::failed,
-            error(Code::resource_exhausted, "the request needs {} pages of the key/value pool, {} of {} are free and {} are held by "
-                  "{} open sessions", running.pages, pool->pages() - reserved_pages, pool->pages(), reserved_pages, sessions.size()));
-  remove_done();
-}
-
-// A forward pass over the spans. If it fails, each runs again by itself, so that one request's failure is not the others'.
-void Engine::State::run(std::span<const Work> work) {
-  const Status status = model->forward(batch->build(work), executor, *batch);
-  if (status.ok()) return;
-  for (const Work& part : work) {
-    RunningRequest& running = *part.running;
-    // Layers below a later stage have the piece's keys already, and the others cannot be told apart.
-    const bool again = work.size() > 1 && part.span.layer_begin == 0;
-    if (again) {
-      running.conversation->cache.truncate(running.conversation->computed);
-      run({&part, 1});
-    } else {
-      end_early(running, Finish::failed, status);
-    }
-  }
-}
-
-// What a span's rows have come to: a stage further, or tokens further, perhaps with a new token.
-void Engine::State::advance(const Work& work) {
-  RunningRequest& running = *work.running;
-  const Span& span = work.span;
-  (span.answer ? counts.decode_rows : counts.prompt_rows) += span.count;
-  if (span.layer_end < layout.layers) {
-    running.layer = span.layer_end;
-    running.piece = span.count;
-    std::swap(running.hidden, running.next_hidden);
-    return;
-  }
-  running.layer = running.piece = 0;
-  running.conversation->computed += span.count;
-  if (running.conversation->computed < running.known()) return;
-  if (running.new_tokens == 0) {
-    running.first_token_seconds = seconds_since(running.submitted);
-    running.hidden = {};
-    running.next_hidden = {};
-  }
-  deliver(running);
-}
-
-// All known tokens are computed: hands out the token that follows, or ends a request that wants none.
-void Engine::State::deliver(RunningRequest& running) {
-  if (running.most_new_tokens == 0) return end_early(running, Finish::length, {});
-  if (!running.sampled) {
-    return end_early(running, Finish::failed, error(Code::failed, "the last row was dropped by the select policy: no token follows it"));
-  }
-  SampledToken sampled = *std::exchange(running.sampled, std::nullopt);
-  if (sampled.token < 0) {
-    const bool grammar = running.request.sampling.grammar != nullptr;
-    return end_early(running, Finish::failed,
-                     error(Code::failed, "{}", grammar ? "no token of the vocabulary goes on as the answer's grammar demands"
-                                                       : "the model's logits are not finite"));
-  }
-
-  ++running.new_tokens;
-  running.conversation->tokens.push_back(sampled.token);
-  Event event{.id = running.id,
-              .text = {},
-              .token = {},
-              .finish = Finish::none,
-              .status = {},
-              .prompt_tokens = running.prompt_end - running.first_token,
-              .new_tokens = running.new_tokens,
-              .first_token_seconds = running.first_token_seconds};
-  const bool ends = tokenizer && tokenizer->is_end_of_generation(sampled.token) && !running.request.ignore_end;
-  if (!ends) event.text = running.answer.push(sampled.token);
-  if (ends || running.answer.stopped()) {
-    event.finish = Finish::stop;
-  } else if (running.new_tokens == running.most_new_tokens) {
-    event.finish = Finish::length;
-  }
-  if (event.finish != Finish::none) event.text += running.answer.finish();
-  event.token = std::move(sampled);
-  if (event.finish == Finish::none) {
-    if (running.handler) running.handler(event);
-  } else {
-    end(running, std::move(event));
-  }
-}
-
-// --- sessions -----------------------------------------------------------------------------------------------------
-
-int64_t Engine::open_session() {
-  const int64_t session = state_->next_session++;
-  state_->sessions[session] = std::make_shared<Conversation>(state_->layout, *state_->pool);
-  return session;
-}
-
-void Engine::close_session(int64_t session) {
-  const auto found = state_->sessions.find(session);
-  if (found == state_->sessions.end()) return;
-  cancel(found->second->busy);
-  state_->reserved_pages -= found->second->reserved_pages;
-  state_->sessions.erase(session);
-}
-
-std::vector<int32_t> Engine::session_tokens(int64_t session) const {
-  const auto found = state_->sessions.find(session);
-  return found != state_->sessions.end() ? found->second->tokens : std::vector<int32_t>();
-}
-
-namespace {
-
-// Whether every layer still has the keys that tokens from `length` on will look at.
-bool window_is_kept(const SequenceCache& cache, int32_t length) {
-  const CacheLayout& layout = cache.layout();
-  for (int layer = 0; layer < layout.layers; ++layer) {
-    if (layout.windows[layer] == 0) continue;
-    const int32_t first = std::max(0, length - layout.windows[layer] + 1);
-    for (int32_t page = first / page_tokens; page * page_tokens < length; ++page) {
-      if (cache.page(layer, 0, page) == no_page) return false;
-    }
-  }
-  return true;
-}
-
-}  // namespace
-
-Result<int32_t> Engine::truncate_session(int64_t session, int32_t length) {
-  const auto found = state_->sessions.find(session);
-  if (found == state_->sessions.end()) return error(Code::invalid_argument, "there is no session {}", session);
-  Conversation& conversation = *found->second;
-  if (conversation.busy != 0) return error(Code::invalid_argument, "session {} is busy with request {}", session, conversation.busy);
-  if (length < 0 || length > static_cast<int32_t>(conversation.tokens.size())) {
-    return error(Code::invalid_argument, "session {} has {} tokens, cannot keep {} of them", session, conversation.tokens.size(), length);
-  }
-  if (length < conversation.computed) {
-    if (!window_is_kept(conversation.cache, length)) length = 0;
-    conversation.cache.truncate(length);
-    conversation.computed = length;
-    const int64_t held = conversation.cache.pages_held();
-    state_->reserved_pages += held - conversation.reserved_pages;
-    conversation.reserved_pages = held;
-  }
-  conversation.tokens.resize(length);
-  return length;
-}
-
 // --- what it is ---------------------------------------------------------------------------------------------------
 
 const Model& Engine::model() const { return *state_->model; }
@@ -660,6 +263,18 @@ const Tokenizer* Engine::tokenizer() const { return state_->tokenizer ? &*state_
 int32_t Engine::context() const { return state_->context; }
 KvType Engine::kv_type() const { return state_->kv_type; }
 int32_t Engine::threads() const { return state_->workers.threads(); }
+
+const SchedulePolicy& Engine::schedule() const { return *state_->options.schedule; }
+const ScheduleOptions& Engine::scheduling() const { return state_->options.scheduling; }
+
+Status Engine::use_schedule(std::unique_ptr<SchedulePolicy> policy) {
+  if (has_work()) return error(Code::invalid_argument, "the schedule policy changes only while there is no request");
+  state_->options.schedule = std::move(policy);
+  state_->most_rows = state_->options.schedule->most_rows(state_->context);
+  return {};
+}
+
+void Engine::use_cost(std::shared_ptr<const StepCost> cost) { state_->options.cost = std::move(cost); }
 
 EngineStatistics Engine::statistics() const {
   EngineStatistics statistics = state_->counts;

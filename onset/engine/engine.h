@@ -46,6 +46,10 @@ struct EngineOptions {
   std::unique_ptr<SchedulePolicy> schedule = {};  // a policy of the caller's own; null: the one named by `policy`
   std::shared_ptr<const StepCost> cost = {};   // what the schedule asks, if it asks
   double most_step_seconds = 0;                // how long a step should take, as `cost` predicts it; 0: no limit
+  // More than 0: nobody shall wait longer for the next token, at the 99th percentile. Sets scheduling.token_budget, cost and
+  // most_step_seconds from what `onset bench steps` has measured for this model.
+  double tbt_seconds = 0;
+  std::filesystem::path machine_file = {};     // where that is kept; empty: machine_file_path()
 };
 
 enum class Finish : uint8_t {
@@ -153,7 +157,13 @@ class Engine {
   int32_t context() const;             // tokens that one request, or a whole conversation, may read
   KvType kv_type() const;
   int32_t threads() const;
+  const SchedulePolicy& schedule() const;
+  const ScheduleOptions& scheduling() const;  // the token budget that --tbt has led to, for instance
   EngineStatistics statistics() const;
+  // Another policy from now on. Errors: invalid_argument while there is work.
+  Status use_schedule(std::unique_ptr<SchedulePolicy> policy);
+  // What steps are predicted to take from now on; null: nothing.
+  void use_cost(std::shared_ptr<const StepCost> cost);
   // The executor's time hook, for profiles.
   void set_time_hook(TimeHook hook);
   // Called after each step, when its events have been delivered.

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <map>
 
+#include "onset/engine/trace.h"
+
 namespace onset {
 namespace {
 
@@ -52,16 +54,11 @@ std::vector<OperationTotal> operation_totals(const Profile& profile) {
 }
 
 std::string chrome_trace(const Profile& profile) {
-  std::string trace = "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [";
-  const char* separator = "\n";
+  std::vector<TraceEvent> events;
   for (const TimedOperation& operation : profile.operations) {
-    // Names are ours: letters, points, underscores.
-    trace += fmt::format("{}{{\"name\": \"{}\", \"cat\": \"layer\", \"ph\": \"X\", \"pid\": 1, \"tid\": 1, \"ts\": {:.3f}, \"dur\": {:.3f}, "
-                         "\"args\": {{\"layer\": {}}}}}",
-                         separator, operation.name, operation.begin * 1e6, (operation.end - operation.begin) * 1e6, operation.layer);
-    separator = ",\n";
+    events.push_back({operation.name, "layer", 1, operation.begin, operation.end - operation.begin, {{"layer", operation.layer}}});
   }
-  return trace + "\n]}\n";
+  return chrome_trace(events);
 }
 
 }  // namespace onset

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <numeric>
 
 #include "onset/compute/page_format.h"
 
@@ -72,9 +73,40 @@ void SequenceCache::append_positions(Table& table, std::span<const int32_t> posi
   table.positions.insert(table.positions.end(), positions.begin(), positions.end());
 }
 
+void SequenceCache::skip_to_alignment(int layer) {
+  const int32_t begin = (length(layer) + alignment_ - 1) / alignment_ * alignment_;
+  if (begin == length(layer)) return;
+  // Slots that nobody is to see: after every position.
+  const std::vector<int32_t> nowhere(begin - length(layer), INT32_MAX);
+  for (int group = 0; group < layout_->head_groups; ++group) {
+    Table& here = table(layer, group);
+    here.ids.resize(begin / page_tokens, no_page);
+    here.pointers.resize(begin / page_tokens, nullptr);
+    append_positions(here, nowhere);
+    here.length = begin;
+  }
+}
+
+void SequenceCache::share_with(SequenceCache& other, int32_t first, int32_t count) const {
+  assert(first % page_tokens == 0);
+  std::vector<int32_t> positions;
+  for (int layer = 0; layer < layout_->layers; ++layer) {
+    for (int group = 0; group < layout_->head_groups; ++group) {
+      for (int32_t slot = 0; slot < count; slot += page_tokens) {
+        positions.resize(std::min(page_tokens, count - slot));
+        std::iota(positions.begin(), positions.end(), slot);
+        const PageId id = page(layer, group, (first + slot) / page_tokens);
+        if (id != no_page) pool_->share(id);
+        other.attach_page(layer, group, id, positions);
+      }
+    }
+  }
+}
+
 Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positions) {
+  if (positions.empty()) return length(layer);
+  if (alignment_ > 1) skip_to_alignment(layer);
   const int32_t first = length(layer);
-  if (positions.empty()) return first;
   leave_window(layer, positions.front());
   const int32_t wanted = pages_for(int64_t{first} + static_cast<int64_t>(positions.size()));
   const int32_t missing = wanted - static_cast<int32_t>(table(layer, 0).ids.size());

@@ -55,6 +55,14 @@ class SequenceCache {
   // position). Errors: resource_exhausted if the pool has too few pages; then nothing has changed.
   Result<int32_t> append(int layer, std::span<const int32_t> positions);
 
+  // From now on each append begins at a multiple of `slots` (a multiple of page_tokens): what lies between is absent, and takes no more
+  // than the rest of the page before it. Sequences that share a cache (packed prompts) then have the tiles and sums they have alone.
+  void align_appends(int32_t slots) { alignment_ = slots; }
+
+  // Gives the pages of slots first..first+count-1 of every layer to the end of another, empty cache of this layout, where they are
+  // slots 0..count-1 at positions 0..count-1. `first` is a multiple of page_tokens.
+  void share_with(SequenceCache& other, int32_t first, int32_t count) const;
+
   // Forgets the slots from `length` on, in every layer (a request that is taken back, a chat turn that is edited).
   void truncate(int32_t length);
 
@@ -106,12 +114,14 @@ class SequenceCache {
   Table& table(int layer, int group) { return tables_[layer * layout_->head_groups + group]; }
   void release_page(Table& table, int32_t page_index);
   void leave_window(int layer, int32_t first_new_position);
+  void skip_to_alignment(int layer);
   static void append_positions(Table& table, std::span<const int32_t> positions);
 
   const CacheLayout* layout_;
   PagePool* pool_;
   std::vector<Table> tables_;
   std::vector<std::function<Status()>> pending_;
+  int32_t alignment_ = 1;
   SwapFile* file_ = nullptr;  // not null: the pages lie there
   std::vector<SwappedPage> swapped_;
 };

@@ -1,0 +1,89 @@
+"""SARATHI (arXiv:2308.16369): what a decode costs beside a chunk, and the throughput of decode-maximal batches over prompt : answer.
+
+    python3 bench/results/serve_sarathi.py --long [--figure FILE.svg]
+"""
+
+import statistics
+import sys
+
+import common
+import figures
+
+PLACES, CHUNK, LENGTH = 4, 256, 1024
+
+
+def point_seconds(model, points):
+    texts = ",".join(f"{rows}+{answers}@{context}" for rows, answers, context in points)
+    report = common.onset_json("bench", "steps", "--model", model, "--points", texts, "--repeat", 9, "--json")
+    return [min(point["seconds"]) for point in report["points"]], report["row_block"]
+
+
+def decode_speed_up(claims, model):
+    rides = PLACES - 1
+    chunk = CHUNK - rides
+    context = LENGTH - CHUNK
+    (alone, prompt, both), _ = point_seconds(model, [(0, PLACES, context), (chunk, 0, context), (chunk, rides, context)])
+    usual, marginal = alone / PLACES, max(1e-9, (both - prompt) / rides)
+    print(f"{PLACES} answers by themselves {1e3 * alone:.2f} ms, {chunk} prompt rows {1e3 * prompt:.2f} ms, both {1e3 * both:.2f} ms: "
+          f"{1e3 * usual:.2f} ms a token become {1e3 * marginal:.2f} ms")
+    claims.report("serve.sarathi.decode", usual / marginal)
+    peaks = common.onset_json("bench", "machine", "--json")
+    sizes = common.onset_json("bench", "--model", model, "--prompt", 16, "--generate", 4, "--repeat", 1, "--json")
+    # Roofline: a step of answers reads every weight once; a row beside a chunk costs its arithmetic (two operations for each weight, a
+    # byte each).
+    reading = sizes["packed_weight_bytes"] / peaks["read"]
+    row = 2 * sizes["packed_weight_bytes"] / peaks["int8"]
+    predicted = max(reading, PLACES * row) / PLACES / row
+    print(f"roofline: {1e3 * reading:.2f} ms to read the weights, {1e3 * row:.3f} ms a row: a speed-up of {predicted:.2f}")
+    claims.report("serve.sarathi.roofline", usual / marginal / predicted)
+
+
+def throughput(claims, model, figure):
+    best_at = CHUNK / (PLACES - 1)
+    gains, orca_gains = {}, {}
+    for ratio in (best_at / 4, best_at / 2, best_at, best_at * 2, best_at * 4):
+        answer = max(2, round(LENGTH / (1 + ratio)))
+        report = common.onset_json("bench", "schedule", "--model", model, "--policies", "request-level,orca,sarathi", "--requests", 12,
+                                   "--places", PLACES, "--prompt", LENGTH - answer, "--answer", answer, "--budget", CHUNK, "--repeat", 3, "--json")
+        speed = {one["policy"]: one["tokens"] / min(one["seconds"]) for one in report["policies"]}
+        gains[ratio] = speed["sarathi"] / speed["request-level"]
+        orca_gains[ratio] = speed["orca"] / speed["request-level"]
+        print(f"prompt : answer {ratio:.0f}: sarathi {gains[ratio]:.3f}, orca {orca_gains[ratio]:.3f} times request-level")
+    best = max(gains, key=gains.get)
+    claims.report("serve.sarathi.throughput", 100 * (gains[best] - 1))
+    claims.report("serve.sarathi.peak", max(best / best_at, best_at / best))
+    if figure:
+        figures.curve(figure, "Throughput against request-level batches, 12 requests of 1,024 tokens, 4 places, chunks of 256", "prompt : answer tokens", "times",
+                      {"sarathi": sorted(gains.items()), "orca": sorted(orca_gains.items())})
+
+
+def stairs(claims, model):
+    """A step's time jumps where its rows begin another block."""
+    _, block = point_seconds(model, [(1, 0, 16)])
+    blocks = (4, 8, 12)
+    points = [(rows + extra, 0, 16) for rows in (block * count for count in blocks) for extra in (0, 1, -block + 1)]
+    seconds, _ = point_seconds(model, points)
+    jumps = []
+    for index in range(0, len(seconds), 3):
+        at, beyond, first = seconds[index:index + 3]
+        within = (at - first) / max(1, block - 1)
+        jumps.append((beyond - at) / max(1e-9, within))
+    print(f"blocks of {block} rows: a row that begins a block costs", ", ".join(f"{jump:.1f}" for jump in jumps), "times one within it")
+    claims.report("serve.sarathi.stairs", statistics.median(jumps))
+
+
+def main():
+    claims = common.Claims(__file__)
+    with claims.rows("serve.sarathi"):
+        model = common.model(common.SMOLLM2)
+        if claims.wanted("serve.sarathi.decode"):
+            decode_speed_up(claims, model)
+        if claims.wanted("serve.sarathi.stairs"):
+            stairs(claims, model)
+        if claims.wanted("serve.sarathi.throughput"):
+            throughput(claims, model, sys.argv[sys.argv.index("--figure") + 1] if "--figure" in sys.argv else None)
+    claims.finish()
+
+
+if __name__ == "__main__":
+    main()

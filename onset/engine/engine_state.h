@@ -1,0 +1,75 @@
+// What an engine consists of; for its own source files.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "onset/engine/engine.h"
+#include "onset/engine/running.h"
+#include "onset/engine/step_batch.h"
+#include "onset/kv/swap_file.h"
+
+namespace onset {
+
+struct Engine::State {
+  State(EngineOptions options_, int threads) : options(std::move(options_)), workers(threads), executor(workers) {}
+
+  // --- requests ---------------------------------------------------------------------------------------------------
+  Result<std::vector<int32_t>> prompt_tokens(const Request& request, bool begins) const;
+  Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
+  Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
+  RunningRequest* find(RequestId id);
+  Status keep_target();
+  Status make_pool();
+
+  // --- the step ---------------------------------------------------------------------------------------------------
+  ScheduleContext schedule_context() const;
+  Result<std::vector<Work>> take_up(const Step& step);
+  Status check_span(const Span& span, const RunningRequest* running) const;
+  void preempt(RunningRequest& running, PreemptionKind kind);
+  void forget_computed(RunningRequest& running);
+  Status admit(RunningRequest& running, int64_t pages);
+  void reserve(Conversation& conversation, int64_t pages);
+  void expire();
+  StepReport report(Step step, double began, double predicted) const;
+  void run(std::span<const Work> work);
+  void advance(const Work& work);
+  void deliver(RunningRequest& running);
+  void end(RunningRequest& running, Event event);
+  void end_early(RunningRequest& running, Finish finish, Status status);
+  void remove_done();
+  void refuse_first_waiting();
+
+  // In this order: later members use earlier ones.
+  EngineOptions options;
+  ThreadPool workers;
+  CpuExecutor executor;
+  std::optional<Model> model;
+  std::optional<Tokenizer> tokenizer;
+  int32_t context = 0;
+  KvType kv_type = KvType::int8;
+  CacheLayout layout;
+  std::optional<PagePool> pool;
+  std::optional<SwapFile> swap;
+  int32_t most_rows = 0;  // of one request in a step
+  std::optional<StepBatch> batch;
+
+  std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival
+  std::map<int64_t, std::shared_ptr<Conversation>> sessions;
+  int64_t reserved_pages = 0;
+  RequestId next_id = 1;
+  int64_t next_session = 1;
+  int pinned = 0;  // requests that end stay in the list while somebody holds pointers: a step, a handler that is running
+  EngineStatistics counts;
+  std::function<void(const StepReport&)> step_hook;
+  const Clock::time_point made = Clock::now();
+};
+
+// Pages of `tokens` tokens of one sequence that runs `rows_per_step` rows or fewer at a time.
+inline int64_t pages_of(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step) {
+  return pages_needed(layout, tokens, std::min(tokens, rows_per_step));
+}
+
+}  // namespace onset

@@ -1,0 +1,322 @@
+// A step from its schedule to the tokens it gives.
+#include <algorithm>
+
+#include "onset/engine/engine_state.h"
+
+namespace onset {
+
+ScheduleContext Engine::State::schedule_context() const {
+  ScheduleContext seen{.layers = layout.layers,
+                       .longest = context,
+                       .pages = pool->pages(),
+                       .free_pages = pool->pages() - reserved_pages,
+                       .pages_of = [this](int64_t tokens) { return pages_of(layout, tokens, most_rows); },
+                       .most_running = options.most_running,
+                       .cost = options.cost.get(),
+                       .most_seconds = options.most_step_seconds};
+  seen.requests.reserve(requests.size());
+  for (const auto& running : requests) {
+    const Conversation& conversation = *running->conversation;
+    seen.requests.push_back({.id = running->id,
+                             .priority = running->request.priority,
+                             .prompt_tokens = running->prompt_end,
+                             .most_new_tokens = running->most_new_tokens,
+                             .computed = conversation.computed,
+                             .known = running->known(),
+                             .layer = running->layer,
+                             .piece = running->piece,
+                             .admitted = running->admitted,
+                             .swapped = conversation.cache.swapped_out(),
+                             .fixed = running->fixed,
+                             .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
+                             .pages = conversation.reserved_pages});
+  }
+  return seen;
+}
+
+void Engine::State::reserve(Conversation& conversation, int64_t pages) {
+  reserved_pages += pages - conversation.reserved_pages;
+  conversation.reserved_pages = pages;
+}
+
+// What was computed is forgotten; what is known stays, and is read again as if it were a prompt.
+void Engine::State::forget_computed(RunningRequest& running) {
+  running.conversation->cache.truncate(0);
+  running.conversation->computed = 0;
+  running.layer = running.piece = 0;
+}
+
+void Engine::State::preempt(RunningRequest& running, PreemptionKind kind) {
+  Conversation& conversation = *running.conversation;
+  running.admitted = false;
+  Status written;
+  if (kind == PreemptionKind::swap) written = conversation.cache.swap_out(*swap);
+  if (!written.ok()) {
+    ++counts.swap_failures;
+    counts.swap_failure = written.message() + "; the request's tokens are read again instead";
+  }
+  if (kind == PreemptionKind::swap && written.ok()) {
+    ++counts.preempted_to_file;
+  } else {
+    ++counts.preempted_to_recompute;
+    forget_computed(running);
+  }
+  reserve(conversation, 0);
+}
+
+// Errors: pages that cannot be read back from the swap file; the request has its place then, and is read again.
+Status Engine::State::admit(RunningRequest& running, int64_t pages) {
+  Conversation& conversation = *running.conversation;
+  reserve(conversation, std::max(pages, conversation.reserved_pages));
+  running.admitted = true;
+  if (!conversation.cache.swapped_out()) return {};
+  const Status read = conversation.cache.swap_in();
+  if (!read.ok()) forget_computed(running);
+  return read;
+}
+
+Status Engine::State::check_span(const Span& span, const RunningRequest* running) const {
+  if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
+  const int32_t computed = running->conversation->computed;
+  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= running->known() - computed &&
+                    span.count <= most_rows && (running->layer == 0 || span.count == running->piece);
+  const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
+  if (running->admitted && rows && layers) return {};
+  return error(Code::failed, "it runs tokens {} to {} through layers {} to {} of request {}, which {} at token {}, layer {}",
+               span.first_token, span.first_token + span.count, span.layer_begin, span.layer_end, span.id,
+               running->admitted ? "is" : "waits", computed, running->layer);
+}
+
+// Takes pages, admits and grants as the step says, and looks its spans up. Errors: a policy that breaks the rules.
+Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
+  for (const Preemption& gone : step.preempt) {
+    RunningRequest* running = find(gone.id);
+    const bool can = running != nullptr && running->admitted && !running->fixed;
+    if (!can || (gone.kind == PreemptionKind::swap && (!swap || running->layer > 0))) {
+      return error(Code::failed, "it takes the pages of request {}, which cannot give them up", gone.id);
+    }
+    preempt(*running, gone.kind);
+  }
+  std::vector<RunningRequest*> unreadable;
+  for (const Admission& admission : step.admit) {
+    RunningRequest* running = find(admission.id);
+    if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", admission.id);
+    if (reserved_pages - running->conversation->reserved_pages + admission.pages > pool->pages()) {
+      return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
+    }
+    if (const Status status = admit(*running, admission.pages); !status.ok()) {
+      ++counts.swap_failures;
+      counts.swap_failure = status.message() + "; the request's tokens are read again instead";
+      unreadable.push_back(running);
+    }
+  }
+  std::vector<Work> work;
+  for (const Span& span : step.spans) {
+    RunningRequest* running = find(span.id);
+    if (std::find(unreadable.begin(), unreadable.end(), running) != unreadable.end()) continue;  // its turn comes with the next step
+    ONSET_TRY(check_span(span, running));
+    Conversation& conversation = *running->conversation;
+    reserve(conversation, std::max(conversation.reserved_pages, pages_of(layout, span.first_token + span.count, most_rows)));
+    work.push_back({span, running});
+  }
+  if (reserved_pages > pool->pages()) return error(Code::failed, "it runs more than the {} pages of the pool hold", pool->pages());
+  return work;
+}
+
+// Ends what is past its deadline, and what waits and could not even read its prompt by then.
+void Engine::State::expire() {
+  ++pinned;
+  // Handlers may submit: the list can grow meanwhile.
+  for (size_t i = 0; i < requests.size(); ++i) {
+    RunningRequest& running = *requests[i];
+    const double deadline = running.request.deadline_seconds;
+    if (running.done || deadline <= 0) continue;
+    const double left = deadline - seconds_since(running.submitted);
+    double least = 0;
+    if (options.cost && !running.admitted && running.in_prompt()) {
+      const int32_t computed = running.conversation->computed;
+      least = options.cost->seconds(span_shape({.first_token = computed, .count = running.prompt_end - computed, .layer_end = layout.layers}));
+    }
+    if (left > least) continue;
+    ++counts.expired;
+    end_early(running, Finish::expired,
+              left <= 0 ? error(Code::cancelled, "the deadline of {} s has passed", deadline)
+                        : error(Code::cancelled, "the deadline of {} s cannot be met: the prompt takes {:.2g} s", deadline, least));
+  }
+  --pinned;
+  remove_done();
+}
+
+StepReport Engine::State::report(Step step, double began, double predicted) const {
+  StepReport report{.number = counts.steps, .begin_seconds = began, .predicted_seconds = predicted};
+  for (const Span& span : step.spans) {
+    (span.answer ? report.answer_rows : report.prompt_rows) += span.count;
+    report.prompts += !span.answer;
+  }
+  for (const auto& running : requests) ++(running->admitted ? report.running : report.waiting);
+  report.free_pages = pool->pages() - reserved_pages;
+  report.step = std::move(step);
+  return report;
+}
+
+Status Engine::step() {
+  State& state = *state_;
+  state.expire();
+  if (state.requests.empty()) return {};
+  const double began = seconds_since(state.made);
+  Step step = state.options.schedule->next(state.schedule_context());
+  if (step.spans.empty() && step.preempt.empty()) {
+    state.refuse_first_waiting();
+    return {};
+  }
+  auto work = state.take_up(step);
+  if (!work.ok()) return work.status().within(fmt::format("schedule policy {}", state.options.schedule->name()));
+
+  const double predicted = state.options.cost ? state.options.cost->seconds(step_shape(step)) : 0;
+  StepReport report = state.report(std::move(step), began, predicted);
+  ++state.pinned;
+  if (!work->empty()) state.run(*work);
+  report.seconds = seconds_since(state.made) - began;
+  for (const Work& part : *work) {
+    if (!part.running->done) state.advance(part);
+  }
+  --state.pinned;
+  state.remove_done();
+  ++state.counts.steps;
+  state.counts.last = std::move(report);
+  if (state.step_hook) state.step_hook(state.counts.last);
+  return {};
+}
+
+// Nothing can run: nobody's end will free the pages that the first request waits for.
+void Engine::State::refuse_first_waiting() {
+  const auto waiting = std::find_if(requests.begin(), requests.end(), [](const auto& running) { return !running->admitted; });
+  RunningRequest& running = waiting != requests.end() ? **waiting : *requests.front();
+  end_early(running, Finish::failed,
+            error(Code::resource_exhausted, "the request needs {} pages of the key/value pool, {} of {} are free and {} are held by "
+                  "{} open sessions", running.pages, pool->pages() - reserved_pages, pool->pages(), reserved_pages, sessions.size()));
+  remove_done();
+}
+
+// A forward pass over the spans. If it fails, each runs again by itself, so that one request's failure is not the others'.
+void Engine::State::run(std::span<const Work> work) {
+  const Status status = model->forward(batch->build(work), executor, *batch);
+  if (status.ok()) return;
+  for (const Work& part : work) {
+    RunningRequest& running = *part.running;
+    // Layers below a later stage have the piece's keys already, and the others cannot be told apart.
+    const bool again = work.size() > 1 && part.span.layer_begin == 0;
+    if (again) {
+      running.conversation->cache.truncate(running.conversation->computed);
+      run({&part, 1});
+    } else {
+      end_early(running, Finish::failed, status);
+    }
+  }
+}
+
+// What a span's rows have come to: a stage further, or tokens further, perhaps with a new token.
+void Engine::State::advance(const Work& work) {
+  RunningRequest& running = *work.running;
+  const Span& span = work.span;
+  (span.answer ? counts.decode_rows : counts.prompt_rows) += span.count;
+  if (span.layer_end < layout.layers) {
+    running.layer = span.layer_end;
+    running.piece = span.count;
+    std::swap(running.hidden, running.next_hidden);
+    return;
+  }
+  running.layer = running.piece = 0;
+  running.conversation->computed += span.count;
+  if (running.conversation->computed < running.known()) return;
+  if (running.new_tokens == 0) {
+    running.first_token_seconds = seconds_since(running.submitted);
+    running.hidden = {};
+    running.next_hidden = {};
+  }
+  deliver(running);
+}
+
+// All known tokens are computed: hands out the token that follows, or ends a request that wants none.
+void Engine::State::deliver(RunningRequest& running) {
+  if (running.most_new_tokens == 0) return end_early(running, Finish::length, {});
+  if (!running.sampled) {
+    return end_early(running, Finish::failed, error(Code::failed, "the last row was dropped by the select policy: no token follows it"));
+  }
+  SampledToken sampled = *std::exchange(running.sampled, std::nullopt);
+  if (sampled.token < 0) {
+    const bool grammar = running.request.sampling.grammar != nullptr;
+    return end_early(running, Finish::failed,
+                     error(Code::failed, "{}", grammar ? "no token of the vocabulary goes on as the answer's grammar demands"
+                                                       : "the model's logits are not finite"));
+  }
+
+  ++running.new_tokens;
+  running.conversation->tokens.push_back(sampled.token);
+  Event event{.id = running.id,
+              .text = {},
+              .token = {},
+              .finish = Finish::none,
+              .status = {},
+              .prompt_tokens = running.prompt_end - running.first_token,
+              .new_tokens = running.new_tokens,
+              .first_token_seconds = running.first_token_seconds};
+  const bool ends = tokenizer && tokenizer->is_end_of_generation(sampled.token) && !running.request.ignore_end;
+  if (!ends) event.text = running.answer.push(sampled.token);
+  if (ends || running.answer.stopped()) {
+    event.finish = Finish::stop;
+  } else if (running.new_tokens == running.most_new_tokens) {
+    event.finish = Finish::length;
+  }
+  if (event.finish != Finish::none) event.text += running.answer.finish();
+  event.token = std::move(sampled);
+  if (event.finish == Finish::none) {
+    if (running.handler) running.handler(event);
+  } else {
+    end(running, std::move(event));
+  }
+}
+
+// --- ends ---------------------------------------------------------------------------------------------------------
+
+// The last event of a request: its pages go back (a session keeps those it has filled), then it is told.
+void Engine::State::end(RunningRequest& running, Event event) {
+  Conversation& conversation = *running.conversation;
+  running.done = true;
+  conversation.busy = 0;
+  if (conversation.cache.swapped_out()) {
+    conversation.cache.truncate(0);  // what lies in the file is not worth reading back
+    conversation.computed = 0;
+  }
+  if (conversation.computed < running.prompt_end) {
+    // The prompt was not read to its end: what was not read is forgotten.
+    conversation.cache.truncate(conversation.computed);
+    conversation.tokens.resize(conversation.computed);
+  }
+  const int64_t kept = running.request.session != 0 ? conversation.cache.pages_held() : 0;
+  reserved_pages += kept - conversation.reserved_pages;
+  conversation.reserved_pages = kept;
+  running.conversation.reset();
+  ++pinned;
+  if (running.handler) running.handler(event);
+  --pinned;
+}
+
+void Engine::State::end_early(RunningRequest& running, Finish finish, Status status) {
+  Event event{.id = running.id,
+              .text = running.answer.finish(),
+              .token = {},
+              .finish = finish,
+              .status = std::move(status),
+              .prompt_tokens = running.prompt_end - running.first_token,
+              .new_tokens = running.new_tokens,
+              .first_token_seconds = running.first_token_seconds};
+  end(running, std::move(event));
+}
+
+void Engine::State::remove_done() {
+  if (pinned > 0) return;
+  std::erase_if(requests, [](const auto& running) { return running->done; });
+}
+
+}  // namespace onset
