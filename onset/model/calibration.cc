@@ -38,15 +38,35 @@ std::vector<double> column_squares(const WeightPlan& plan, ThreadPool& pool) {
   return sums[0];
 }
 
-Conditioning conditioning_of(const WeightPlan& plan, std::span<const float> inputs, ThreadPool& pool) {
+// How much each row counts. Rows are rounded by scales of their own. Where a norm follows the product, only a row's direction
+// matters, and all count alike whatever their size: else a few huge ones (the first token's, say) decide for all (Gemma 3: mean
+// divergence 0.0038 instead of 0.0029). Where the product joins the residual stream as it is, sizes count.
+std::vector<double> row_shares(std::span<const float> inputs, int64_t width, bool norm_follows) {
+  const int64_t rows = static_cast<int64_t>(inputs.size()) / width;
+  std::vector<double> shares(rows, 1.0);
+  double all = 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    if (norm_follows) {
+      double squares = 0;
+      for (int64_t k = 0; k < width; ++k) squares += std::pow(inputs[row * width + k], 2);
+      shares[row] = squares > 0 ? 1 / squares : 0;
+    }
+    all += shares[row];
+  }
+  for (double& share : shares) share /= std::max(all, 1e-300);
+  return shares;
+}
+
+Conditioning conditioning_of(const WeightPlan& plan, std::span<const float> inputs, bool norm_follows, ThreadPool& pool) {
   const int64_t width = plan.in();
   const int64_t rows = static_cast<int64_t>(inputs.size()) / width;
+  const std::vector<double> shares = row_shares(inputs, width, norm_follows);
   std::vector<double> mean(width, 0.0), variance(width, 0.0);
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t k = 0; k < width; ++k) mean[k] += inputs[row * width + k] / static_cast<double>(rows);
+    for (int64_t k = 0; k < width; ++k) mean[k] += inputs[row * width + k] * shares[row];
   }
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t k = 0; k < width; ++k) variance[k] += std::pow(inputs[row * width + k] - mean[k], 2) / static_cast<double>(rows);
+    for (int64_t k = 0; k < width; ++k) variance[k] += std::pow(inputs[row * width + k] - mean[k], 2) * shares[row];
   }
   const std::vector<double> squares = column_squares(plan, pool);
   double mean_variance = 0, mean_squares = 0;
@@ -126,7 +146,7 @@ class Calibration {
     }
     AlignedVector<float> normed(residual.size());
     rms_norm(model_.options_.isa, {residual.data(), hidden}, rows, hidden, built_.output_norm, model_.config_.norm_epsilon, {normed.data(), hidden});
-    conditioning_[built_.head] = conditioning_of(built_.plans[built_.head], normed, pool_);
+    conditioning_[built_.head] = conditioning_of(built_.plans[built_.head], normed, false, pool_);
     return std::move(conditioning_);
   }
 
@@ -146,10 +166,18 @@ class Calibration {
     }
   }
 
+  // Whether the operation after a linear one is a norm of what that has put out.
+  static bool norm_follows(std::span<const Operation> operations, size_t at) {
+    if (at + 1 == operations.size()) return false;
+    const auto* norm = std::get_if<NormOperation>(&operations[at + 1].kind);
+    return norm != nullptr && norm->input == linear(operations[at])->output;
+  }
+
   void release_weights(int32_t layer) {
-    for (const Operation& operation : built_.layers[layer].operations) {
-      if (const LinearOperation* needed = linear(operation); needed != nullptr) {
-        conditioning_[needed->weight] = conditioning_of(built_.plans[needed->weight], inputs_[needed->weight], pool_);
+    const std::span<const Operation> operations(built_.layers[layer].operations);
+    for (size_t i = 0; i < operations.size(); ++i) {
+      if (const LinearOperation* needed = linear(operations[i]); needed != nullptr) {
+        conditioning_[needed->weight] = conditioning_of(built_.plans[needed->weight], inputs_[needed->weight], norm_follows(operations, i), pool_);
         inputs_.erase(needed->weight);
       }
     }

@@ -21,7 +21,7 @@
 namespace onset {
 
 // Changes whenever the same model and tokens would give other numbers.
-inline constexpr int calibration_version = 2;
+inline constexpr int calibration_version = 3;
 
 // Tokens that stand for ordinary use: a text of prose, talk, numbers and code (calibration_text.inc) in the model's own vocabulary, at most `most` of
 // them. For a file without a tokenizer that this program knows: drawn evenly from the vocabulary by a fixed generator.
