@@ -19,6 +19,7 @@ void add_perplexity(CLI::App& app, Action& action);
 void add_tokenize(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_convert(CLI::App& app, Action& action);
+void add_load(CLI::App& app, Action& action);
 void add_pull(CLI::App& app, Action& action);
 
 }  // namespace onset::cli

@@ -1,5 +1,7 @@
 #include "onset/text/grammar_pattern.h"
 
+#include <unicode/uchar.h>
+
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -42,21 +44,38 @@ CharacterSet spaces() {
   return {{'\t', '\r'}, {' ', ' '}};
 }
 
-// ASCII without `set`, and all other characters that are neither space nor part of words: what every engine
-// agrees on.
-CharacterSet opposite(const CharacterSet& set) {
-  static const CharacterSet agreed = [] {
-    CharacterSet ranges{{0, 0x7f}};
-    for (const auto& [first, last] : without(all_characters(), {{0, 0x7f}})) {
-      for (char32_t character = first; character <= last; ++character) {
-        if (is_space(character) || is_word_character(character)) continue;
+// Characters beyond \d, \w or \s as ECMA-262 has them that some engine counts among them (Python's are
+// Unicode's).
+CharacterSet disputed(char letter) {
+  CharacterSet ranges;
+  for (const auto& [first, last] : without(all_characters(), {{0, 0x7f}})) {
+    for (char32_t character = first; character <= last; ++character) {
+      const auto category = U_MASK(u_charType(static_cast<UChar32>(character)));
+      const bool digit = (category & U_GC_ND_MASK) != 0;
+      const bool word = is_word_character(character) || (category & (U_GC_L_MASK | U_GC_N_MASK)) != 0;
+      if (letter == 'd' ? digit : letter == 'w' ? word : is_space(character))
         ranges.emplace_back(character, character);
-      }
     }
-    // Control characters that some engines take for space.
-    return without(character_set(std::move(ranges)), {{0x1c, 0x1f}, {0x85, 0x85}, {0xfeff, 0xfeff}});
-  }();
-  return without(agreed, set);
+  }
+  if (letter == 's') ranges.insert(ranges.end(), {{0x1c, 0x1f}, {0x85, 0x85}, {0xfeff, 0xfeff}});
+  return character_set(std::move(ranges));
+}
+
+CharacterSet named(char letter) {
+  return letter == 'd' ? digits() : letter == 'w' ? word_characters() : spaces();
+}
+
+CharacterSet both(CharacterSet a, const CharacterSet& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return character_set(std::move(a));
+}
+
+// What no engine counts among \d, \w or \s.
+const CharacterSet& opposite(char letter) {
+  static const CharacterSet digit = without(all_characters(), both(named('d'), disputed('d')));
+  static const CharacterSet word = without(all_characters(), both(named('w'), disputed('w')));
+  static const CharacterSet space = without(all_characters(), both(named('s'), disputed('s')));
+  return letter == 'd' ? digit : letter == 'w' ? word : space;
 }
 
 class Parser {
@@ -189,13 +208,14 @@ class Parser {
 
   Result<CharacterSet> character_class() {
     const bool negated = take('^');
-    bool named = false;  // has members like \d, whose extent engines disagree about
+    CharacterSet allowed = all_characters();  // for a negated class: without what \d, \w and \s may be
     CharacterSet ranges;
     while (true) {
       if (text_.empty()) return fail(Code::invalid_argument, "has a \"[\" without \"]\"");
       if (take(']')) break;
-      named = named || (text_.size() > 1 && text_[0] == '\\' &&
-                        std::string_view("dwsDWS").find(text_[1]) != std::string_view::npos);
+      const char letter = text_.size() > 1 && text_[0] == '\\' ? text_[1] : ' ';
+      if (letter == 'd' || letter == 'w' || letter == 's')
+        allowed = without(allowed, without(all_characters(), opposite(letter)));
       ONSET_ASSIGN(const CharacterSet first, class_member());
       const bool single = first.size() == 1 && first[0].first == first[0].second;
       if (text_.size() >= 2 && text_[0] == '-' && text_[1] != ']') {
@@ -212,7 +232,7 @@ class Parser {
       }
     }
     CharacterSet set = character_set(std::move(ranges));
-    if (negated) return named ? opposite(set) : without(all_characters(), set);
+    if (negated) return without(allowed, set);
     return set;
   }
 
@@ -228,17 +248,13 @@ class Parser {
     const auto one = [](char32_t character) { return CharacterSet{{character, character}}; };
     switch (letter) {
       case 'd':
-        return digits();
       case 'w':
-        return word_characters();
       case 's':
-        return spaces();
+        return named(static_cast<char>(letter));
       case 'D':
-        return opposite(digits());
       case 'W':
-        return opposite(word_characters());
       case 'S':
-        return opposite(spaces());
+        return opposite(static_cast<char>(letter | 0x20));
       case 't':
         return one('\t');
       case 'n':

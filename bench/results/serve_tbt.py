@@ -1,0 +1,37 @@
+"""--tbt keeps its promise: the ShareGPT replay at 70 % of capacity, targets of 25, 50 and 150 ms."""
+
+import common
+import serving
+
+TARGETS = (25, 50, 150)  # milliseconds
+REQUESTS = 200
+
+
+def measure(claims, model):
+    for target in TARGETS:
+        name = f"serve.tbt.{target}"
+        with serving.onset_server(model, "--tbt", f"{target}ms") as server:
+            rate = serving.capacity(server, REQUESTS, 2, target / 1e3)
+            if rate == 0:
+                claims.fail(f"{name}.most", f"no rate keeps {target} ms")
+                claims.fail(f"{name}.least", f"no rate keeps {target} ms")
+                continue
+            done = server.load("--model", "model", *serving.load_options(REQUESTS, seed=2), "--rate", 0.7 * rate)
+        late = 1e3 * done["between_tokens_seconds"]["p99"]
+        print(f"{name}: capacity {rate:.3f} requests/s; at 70 % of it P50 {1e3 * done['between_tokens_seconds']['p50']:.1f} ms, P99 {late:.1f} ms, "
+              f"median time to first token {done['first_token_seconds']['p50']:.3f} s")
+        claims.report(f"{name}.most", late / target)
+        claims.report(f"{name}.least", late / target)
+
+
+def main():
+    claims = common.Claims(__file__)
+    with claims.rows("serve.tbt"):
+        if not claims.long:
+            claims.finish()
+        measure(claims, common.model(common.SMOLLM2))
+    claims.finish()
+
+
+if __name__ == "__main__":
+    main()
