@@ -167,7 +167,7 @@ TEST(EngineScheduling, ASwapFileWithoutRoomIsNotUsed) {
 TEST(EngineScheduling, CancellingAPreemptedRequestFreesWhatItHas) {
   for (const PreemptionKind kind : {PreemptionKind::recompute, PreemptionKind::swap}) {
     EngineOptions options = one_thread();
-    options.pool_tokens = 192;
+    options.pool_tokens = 256;  // four pages in each layer: the second that needs another takes the third's
     options.scheduling = {.watermark = 0, .preemption = kind};
     const auto engine = make_engine(std::move(options));
     std::vector<Told> told(3);
