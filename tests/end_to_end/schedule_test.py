@@ -5,7 +5,7 @@ import json
 import harness
 
 STORIES = harness.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
-USUAL = ("--no-cache", "--model", STORIES, "--threads", 2)
+USUAL = ("--no-cache", "--model", STORIES, "--threads", 1)
 
 
 class Schedule(harness.Test):
@@ -96,7 +96,7 @@ class Schedule(harness.Test):
             done = self.onset("run", *USUAL, f"--tbt={text}", "Once", status=1)
             self.assertIn(f"--tbt: {text} is not a duration above 0, as in 50ms or 0.05s", done.stderr)
         done = self.onset("run", *USUAL, "--tbt", "50ms", "Once", status=1, environment={"XDG_CACHE_HOME": str(self.folder)})
-        self.assertIn("has no step times of stories260K.gguf on 2 threads", done.stderr)
+        self.assertIn("has no step times of stories260K.gguf on 1 threads", done.stderr)
 
 
 if __name__ == "__main__":
