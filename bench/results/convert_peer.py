@@ -163,7 +163,8 @@ def errors(truth, *others):
 
 def greedy(path, count, prompts):
     import llama_cpp
-    model = llama_cpp.Llama(path, n_ctx=512, n_threads=1, verbose=False)  # two threads wait for each other on a busy machine
+    # One thread: two wait for each other on a busy machine. Keys and values in F32, as ours.
+    model = llama_cpp.Llama(path, n_ctx=512, n_threads=1, type_k=0, type_v=0, verbose=False)
     answers = []
     for prompt in prompts:
         model.reset()
