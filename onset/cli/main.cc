@@ -34,6 +34,8 @@ void declare(CLI::App& app, onset::cli::Action& action) {
   app.footer("\nonset COMMAND --help describes a command. Models are kept in ${XDG_CACHE_HOME:-~/.cache}/onset/models.");
   add_run(app, action);
   add_chat(app, action);
+  add_serve(app, action);
+  add_batch(app, action);
   add_score(app, action);
   add_perplexity(app, action);
   add_tokenize(app, action);

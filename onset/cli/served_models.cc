@@ -1,0 +1,67 @@
+#include "onset/cli/served_models.h"
+
+#include "onset/cli/output.h"
+#include "onset/store/models.h"
+
+namespace onset::cli {
+namespace {
+
+Result<NamedModel> read_model(const std::string& text) {
+  const size_t equals = text.find('=');
+  const std::string model = equals == std::string::npos ? text : text.substr(equals + 1);
+  if (equals != std::string::npos && (equals == 0 || model.empty())) {
+    return error(Code::invalid_argument, "--model {}: expected NAME=MODEL or MODEL", text);
+  }
+  ONSET_ASSIGN(const std::filesystem::path path, find_model(model));
+  if (equals != std::string::npos) return NamedModel{text.substr(0, equals), path};
+  if (model.empty()) return NamedModel{default_model_name, path};
+  std::string name = std::filesystem::path(model).filename().string();
+  if (name.empty()) name = path.parent_path().filename().string();  // a folder with a slash at its end
+  if (name.ends_with(".gguf")) name.resize(name.size() - 5);
+  return NamedModel{name, path};
+}
+
+}  // namespace
+
+void add_served_models(CLI::App& command, ServedModels& flags) {
+  command.add_option("-m,--model", flags.models, "NAME=MODEL, or MODEL (its name is the file's); may be repeated")->allow_extra_args(false);
+  const std::string group = "Engine";
+  command.add_option("-t,--threads", flags.engine.threads, "threads of each model (default: one for each core)")->check(CLI::Range(1, 1024))->group(group);
+  command.add_option("-p,--precision", flags.engine.precision, "fast, or reference")->check(CLI::IsMember({"fast", "reference"}))->capture_default_str()->group(group);
+  command.add_option("--kv", flags.engine.kv, "how keys and values are kept: f32, f16, bf16 or int8")->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))->group(group);
+  command.add_option("--chunk", flags.engine.chunk, "prompt tokens of one step")->check(CLI::Range(1, 1 << 20))->capture_default_str()->group(group);
+  command.add_option("--pool", flags.pool_tokens, "tokens of key/value cache of each model, for all its requests")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))->capture_default_str()->group(group);
+  command.add_option("--max-running", flags.most_running, "requests in one step")->check(CLI::Range(1, 1 << 16))->capture_default_str()->group(group);
+  command.add_flag("--no-cache", flags.engine.no_cache, "do not keep packed weights for the next start")->group(group);
+}
+
+Result<std::vector<NamedModel>> find_served_models(const ServedModels& flags) {
+  std::vector<NamedModel> models;
+  for (const std::string& text : flags.models.empty() ? std::vector<std::string>{""} : flags.models) {
+    ONSET_ASSIGN(NamedModel model, read_model(text));
+    for (const NamedModel& other : models) {
+      if (other.name == model.name) return error(Code::invalid_argument, "--model {}: two models are named {}; give one another name with NAME=MODEL", text, model.name);
+    }
+    models.push_back(std::move(model));
+  }
+  return models;
+}
+
+Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& flags, const NamedModel& model, serve::Deliver deliver, serve::Metrics& metrics) {
+  ProgressBar bar("packing weights");
+  EngineOptions options{.model = model.path,
+                        .precision = precision_of(flags.engine.precision),
+                        .threads = flags.engine.threads,
+                        .kv_type = kv_type_of(flags.engine.kv),
+                        .pool_tokens = flags.pool_tokens,
+                        .chunk_tokens = flags.engine.chunk,
+                        .most_running = flags.most_running,
+                        .packed_cache = !flags.engine.no_cache,
+                        .progress = [&bar](double share) { bar.update(share); }};
+  ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
+  if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
+  return serve::ModelHost::create(model.name, std::move(engine), std::move(deliver), metrics.model(model.name));
+}
+
+}  // namespace onset::cli

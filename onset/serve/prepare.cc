@@ -1,0 +1,254 @@
+#include "onset/serve/prepare.h"
+
+#include <cmath>
+#include <ctime>
+#include <random>
+
+#include "onset/text/unicode.h"
+
+namespace onset::serve {
+namespace {
+
+std::mt19937_64& generator() {
+  thread_local std::mt19937_64 generator = [] {
+    std::random_device device;
+    std::seed_seq seeds{device(), device(), device(), device()};
+    return std::mt19937_64(seeds);
+  }();
+  return generator;
+}
+
+// Choice 0 draws as the seed says; others get seeds that have nothing to do with it (the finaliser of MurmurHash3).
+uint64_t seed_of_choice(uint64_t seed, uint64_t choice) {
+  if (choice == 0) return seed;
+  uint64_t mixed = seed + choice * 0xd6e8feb86659fd93u;
+  mixed = (mixed ^ (mixed >> 33)) * 0xff51afd7ed558ccdu;
+  mixed = (mixed ^ (mixed >> 33)) * 0xc4ceb9fe1a85ec53u;
+  return mixed ^ (mixed >> 33);
+}
+
+ApiError no_tokenizer(const ModelHost& host) {
+  return {.message = fmt::format("model {} has no tokenizer: expected token ids", host.name()), .param = "model"};
+}
+
+Checked<std::vector<int32_t>> tokens_of(const ModelHost& host, const Prompt& prompt, const char* field) {
+  std::vector<int32_t> tokens;
+  if (const auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
+    tokens = *ids;
+    for (const int32_t token : tokens) {
+      if (token >= host.vocabulary()) {
+        return ApiError{.message = fmt::format("{}: token id {} is not in the vocabulary of {}", field, token, host.vocabulary()), .param = field, .code = "invalid_value"};
+      }
+    }
+  } else {
+    if (host.tokenizer() == nullptr) return no_tokenizer(host);
+    Result<std::vector<int32_t>> encoded = host.tokenizer()->encode(std::get<std::string>(prompt));
+    if (!encoded.ok()) return error_of(encoded.status());
+    tokens = *std::move(encoded);
+  }
+  if (tokens.empty()) return ApiError{.message = fmt::format("{}: is empty, expected one token or more", field), .param = field, .code = "invalid_value"};
+  if (static_cast<int64_t>(tokens.size()) > host.context()) {
+    return ApiError{.message = fmt::format("{}: has {} tokens, the context of model {} has room for {}", field, tokens.size(), host.name(), host.context()),
+                    .param = field, .code = "context_length_exceeded"};
+  }
+  return tokens;
+}
+
+// What the model alone can say about the options.
+std::optional<ApiError> check_options(const ModelHost& host, const GenerationRequest& request) {
+  for (const auto& [token, bias] : request.sampling.logit_bias) {
+    if (token >= host.vocabulary()) {
+      return ApiError{.message = fmt::format("logit_bias: token {} is not in the vocabulary of {}", token, host.vocabulary()), .param = "logit_bias", .code = "invalid_value"};
+    }
+  }
+  if (const Status status = check_sampling(request.sampling, host.vocabulary()); !status.ok()) return error_of(status);
+  if (request.sampling.logprobs && host.tokenizer() == nullptr) return no_tokenizer(host);
+  return {};
+}
+
+// One request for each prompt and choice.
+Prepared build(const ModelHost& host, const GenerationRequest& asked, const std::vector<std::vector<int32_t>>& prompts, bool chat) {
+  Prepared prepared;
+  prepared.stream = asked.stream;
+  prepared.form = {.chat = chat,
+                   .id = new_id(chat ? "chatcmpl-" : "cmpl-"),
+                   .model = host.name(),
+                   .created = std::time(nullptr),
+                   .choices = static_cast<int32_t>(prompts.size()) * asked.choices,
+                   .logprobs = asked.sampling.logprobs,
+                   .include_usage = asked.include_usage,
+                   .tokenizer = host.tokenizer()};
+  const uint64_t seed = asked.seeded ? asked.sampling.seed : generator()();
+  for (const std::vector<int32_t>& tokens : prompts) {
+    const auto count = static_cast<int64_t>(tokens.size());
+    const int64_t most_new = std::min<int64_t>(asked.most_new_tokens.value_or(host.context()), host.context() - count + 1);
+    prepared.form.prompt_tokens += count;
+    prepared.tokens += (count + most_new) * asked.choices;
+    for (int32_t choice = 0; choice < asked.choices; ++choice) {
+      Request request{.tokens = tokens, .most_new_tokens = asked.most_new_tokens, .sampling = asked.sampling, .stop = asked.stop, .ignore_end = asked.ignore_end};
+      request.sampling.seed = seed_of_choice(seed, prepared.requests.size());
+      prepared.requests.push_back(std::move(request));
+    }
+  }
+  return prepared;
+}
+
+template <typename P, typename Parse>
+Checked<Ready<P>> make_ready(const Hosts& hosts, const Checked<Json>& body, Parse parse) {
+  if (!body.ok()) return body.error();
+  auto request = parse(*body);
+  if (!request.ok()) return request.error();
+  const auto found = hosts.find(request->model);
+  if (found == hosts.end()) return unknown_model(request->model);
+  auto prepared = prepare(*found->second, *std::move(request));
+  if (!prepared.ok()) return prepared.error();
+  return Ready<P>{found->second.get(), *std::move(prepared)};
+}
+
+std::string base64(std::span<const unsigned char> bytes) {
+  constexpr std::string_view letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  out.reserve((bytes.size() + 2) / 3 * 4);
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    const size_t count = std::min<size_t>(3, bytes.size() - i);
+    uint32_t word = bytes[i] << 16;
+    if (count > 1) word |= bytes[i + 1] << 8;
+    if (count > 2) word |= bytes[i + 2];
+    for (size_t j = 0; j < 4; ++j) out += j <= count ? letters[word >> (18 - 6 * j) & 63] : '=';
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string new_id(std::string_view prefix) {
+  constexpr std::string_view letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  std::string id(prefix);
+  std::uniform_int_distribution<size_t> any(0, letters.size() - 1);
+  for (int i = 0; i < 24; ++i) id += letters[any(generator())];
+  return id;
+}
+
+Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request) {
+  if (const auto problem = check_options(host, request)) return *problem;
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Prompt& prompt : request.prompts) {
+    Checked<std::vector<int32_t>> tokens = tokens_of(host, prompt, "prompt");
+    if (!tokens.ok()) return tokens.error();
+    prompts.push_back(*std::move(tokens));
+  }
+  return build(host, request, prompts, false);
+}
+
+Checked<Prepared> prepare(const ModelHost& host, ChatRequest request) {
+  if (const auto problem = check_options(host, request)) return *problem;
+  if (host.tokenizer() == nullptr) return no_tokenizer(host);
+  if (!host.chat_template()) {
+    return ApiError{.message = fmt::format("model {} has no chat template: it was not trained to chat (/v1/completions continues a text)", host.name()),
+                    .param = "model", .code = "unsupported_value"};
+  }
+  const Result<std::string> text = host.chat_template()->render(request.messages, request.tools, {});
+  if (!text.ok()) return error_of(text.status().within("messages: the model's chat template refuses"));
+  Result<std::vector<int32_t>> encoded = host.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
+  if (!encoded.ok()) return error_of(encoded.status());
+  Checked<std::vector<int32_t>> tokens = tokens_of(host, *std::move(encoded), "messages");
+  if (!tokens.ok()) return tokens.error();
+  return build(host, request, {*std::move(tokens)}, true);
+}
+
+// --- embeddings ---------------------------------------------------------------------------------------------------
+
+void MeanPool::add(std::span<const float> row) {
+  constexpr float scale = 1 << 24, largest = 1 << 20;  // sums of 2^19 rows fit 64 bits
+  const std::lock_guard lock(mutex_);
+  for (size_t i = 0; i < row.size() && i < sums_.size(); ++i) {
+    if (!(std::abs(row[i]) <= largest)) {
+      finite_ = false;
+      return;
+    }
+    sums_[i] += std::llrint(static_cast<double>(row[i]) * scale);
+  }
+}
+
+std::optional<std::vector<float>> MeanPool::normalised() const {
+  const std::lock_guard lock(mutex_);
+  double squares = 0;
+  for (const int64_t sum : sums_) squares += static_cast<double>(sum) * static_cast<double>(sum);
+  if (!finite_ || squares == 0) return {};
+  std::vector<float> mean;
+  mean.reserve(sums_.size());
+  for (const int64_t sum : sums_) mean.push_back(static_cast<float>(static_cast<double>(sum) / std::sqrt(squares)));
+  return mean;
+}
+
+Checked<PreparedEmbedding> prepare(const ModelHost& host, EmbeddingRequest request) {
+  if (request.dimensions && *request.dimensions != host.hidden()) {
+    return ApiError{.message = fmt::format("dimensions: model {} gives {}, got {}", host.name(), host.hidden(), *request.dimensions), .param = "dimensions", .code = "invalid_value"};
+  }
+  PreparedEmbedding prepared{.requests = {}, .pools = {}, .model = host.name(), .base64 = request.base64};
+  for (const Prompt& input : request.inputs) {
+    Checked<std::vector<int32_t>> tokens = tokens_of(host, input, "input");
+    if (!tokens.ok()) return tokens.error();
+    prepared.tokens += static_cast<int64_t>(tokens->size());
+    const auto pool = std::make_shared<MeanPool>(static_cast<size_t>(host.hidden()));
+    Request reads{.tokens = *std::move(tokens), .most_new_tokens = 0};
+    reads.on_hidden = [pool](int32_t, std::span<const float> row) { pool->add(row); };
+    prepared.requests.push_back(std::move(reads));
+    prepared.pools.push_back(pool);
+  }
+  return prepared;
+}
+
+Checked<std::string> embedding_body(const PreparedEmbedding& prepared) {
+  std::string out = "{\"object\":\"list\",\"data\":[";
+  for (size_t i = 0; i < prepared.pools.size(); ++i) {
+    const auto vector = prepared.pools[i]->normalised();
+    if (!vector) return server_error(fmt::format("the hidden states of input {} are not finite", i));
+    out += fmt::format("{}{{\"object\":\"embedding\",\"index\":{},\"embedding\":", i == 0 ? "" : ",", i);
+    if (prepared.base64) {  // float32 in the machine's order, which is little-endian on all CPUs that we build for
+      out += '"' + base64({reinterpret_cast<const unsigned char*>(vector->data()), vector->size() * sizeof(float)}) + "\"}";
+    } else {
+      out += fmt::format("[{}]}}", fmt::join(*vector, ","));
+    }
+  }
+  std::string model;
+  append_json_string(model, prepared.model);
+  return out + fmt::format("],\"model\":{},\"usage\":{{\"prompt_tokens\":{},\"total_tokens\":{}}}}}", model, prepared.tokens, prepared.tokens);
+}
+
+Checked<Ready<Prepared>> ready_generation(const Hosts& hosts, const Checked<Json>& body, bool chat) {
+  return chat ? make_ready<Prepared>(hosts, body, parse_chat) : make_ready<Prepared>(hosts, body, parse_completion);
+}
+
+Checked<Ready<PreparedEmbedding>> ready_embedding(const Hosts& hosts, const Checked<Json>& body) {
+  return make_ready<PreparedEmbedding>(hosts, body, parse_embedding);
+}
+
+ApiError unknown_model(const std::string& name) {
+  return {.status = 404, .message = fmt::format("model: there is no model {}", shown(name)), .param = "model", .code = "model_not_found"};
+}
+
+// --- tokens -------------------------------------------------------------------------------------------------------
+
+Checked<std::string> tokenize_body(const ModelHost& host, const TokenizeRequest& request) {
+  if (host.tokenizer() == nullptr) return no_tokenizer(host);
+  const Result<std::vector<int32_t>> tokens = host.tokenizer()->encode(request.text, {.add_special = request.add_special});
+  if (!tokens.ok()) return error_of(tokens.status());
+  return fmt::format("{{\"tokens\":[{}],\"count\":{},\"context\":{}}}", fmt::join(*tokens, ","), tokens->size(), host.context());
+}
+
+Checked<std::string> detokenize_body(const ModelHost& host, const DetokenizeRequest& request) {
+  if (host.tokenizer() == nullptr) return no_tokenizer(host);
+  for (const int32_t token : request.tokens) {
+    if (!host.tokenizer()->has(token)) {
+      return ApiError{.message = fmt::format("tokens: token id {} is not in the vocabulary of {}", token, host.tokenizer()->vocabulary_size()), .param = "tokens", .code = "invalid_value"};
+    }
+  }
+  const Result<std::string> text = host.tokenizer()->decode(request.tokens);
+  if (!text.ok()) return error_of(text.status());
+  std::string quoted;
+  append_json_string(quoted, replace_ill_formed(*text));
+  return "{\"text\":" + quoted + "}";
+}
+
+}  // namespace onset::serve

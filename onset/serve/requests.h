@@ -1,0 +1,76 @@
+// What clients ask for, as typed structs: pure functions from a request's JSON body, with an error for every field or value that is
+// not known.
+//
+// Accepted without any effect, because they cannot change an answer: user, metadata, store (false), service_tier,
+// safety_identifier, prompt_cache_key. Everything else that is not in these structs is refused.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "onset/engine/sampler.h"
+#include "onset/serve/fields.h"
+
+namespace onset::serve {
+
+// A text, or token ids.
+using Prompt = std::variant<std::string, std::vector<int32_t>>;
+
+// What /v1/completions and /v1/chat/completions have in common.
+struct GenerationRequest {
+  std::string model;
+  bool stream = false;
+  bool include_usage = false;               // stream_options: a last chunk with the token counts
+  int32_t choices = 1;                      // n: answers to each prompt
+  std::optional<int32_t> most_new_tokens;   // none: up to the context's end
+  SamplingOptions sampling;                 // temperature 1 unless the request says otherwise
+  bool seeded = false;                      // sampling.seed came with the request
+  std::vector<std::string> stop;
+  bool ignore_end = false;                  // ignore_eos: go on after end-of-answer tokens
+};
+
+struct CompletionRequest : GenerationRequest {
+  std::vector<Prompt> prompts;
+};
+
+struct ChatRequest : GenerationRequest {
+  Json messages = Json::array();    // as a chat template takes them: contents are texts, arguments of calls are objects
+  Json tools = nullptr;             // a list of {"type": "function", "function": {...}}, or null
+  Json tool_choice = nullptr;       // "none", "auto", "required", {"type": "function", ...}, or null
+  Json response_format = nullptr;   // {"type": "json_object"}, {"type": "json_schema", ...}, or null: any text
+  bool parallel_tool_calls = true;
+};
+
+struct EmbeddingRequest {
+  std::string model;
+  std::vector<Prompt> inputs;
+  bool base64 = false;                // encoding_format
+  std::optional<int64_t> dimensions;  // must be the model's
+};
+
+struct TokenizeRequest {
+  std::string model;
+  std::string text;
+  bool add_special = true;
+};
+
+struct DetokenizeRequest {
+  std::string model;
+  std::vector<int32_t> tokens;
+};
+
+Checked<CompletionRequest> parse_completion(const Json& body);
+Checked<ChatRequest> parse_chat(const Json& body);
+Checked<EmbeddingRequest> parse_embedding(const Json& body);
+Checked<TokenizeRequest> parse_tokenize(const Json& body);
+Checked<DetokenizeRequest> parse_detokenize(const Json& body);
+
+// chat_messages.cc: the list of messages as a chat template takes it. A "developer" message is a system message; contents that are
+// lists of texts are joined; arguments of tool calls become objects.
+Json read_messages(const Json& messages, Errors& errors);
+
+}  // namespace onset::serve
