@@ -19,7 +19,7 @@ def environment():
         return folder
     try:
         common.run([sys.executable, "-m", "venv", "--clear", folder])
-        common.run([folder / "bin" / "pip", "install", "-q", *PACKAGES], timeout=900)
+        common.run([folder / "bin" / "pip", "install", "-q", "--only-binary", ":all:", *PACKAGES], timeout=900)
     except common.Failure as problem:
         raise common.Skip(f"the packages cannot be installed: {problem}") from None
     (folder / "complete").touch()

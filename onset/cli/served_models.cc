@@ -29,7 +29,9 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
   command.add_option("-t,--threads", flags.engine.threads, "threads of each model (default: one for each core)")->check(CLI::Range(1, 1024))->group(group);
   command.add_option("-p,--precision", flags.engine.precision, "fast, or reference")->check(CLI::IsMember({"fast", "reference"}))->capture_default_str()->group(group);
   command.add_option("--kv", flags.engine.kv, "how keys and values are kept: f32, f16, bf16 or int8")->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))->group(group);
-  command.add_option("--chunk", flags.engine.chunk, "prompt tokens of one step")->check(CLI::Range(1, 1 << 20))->capture_default_str()->group(group);
+  command.add_option("--policy", flags.policy, "who runs in a step: sarathi-serve, sarathi, vllm, orca or request-level")->capture_default_str()->group(group);
+  command.add_option("--budget", flags.engine.budget, "tokens of one step: answers first, the rest reads prompts")->check(CLI::Range(1, 1 << 20))->capture_default_str()->group(group);
+  command.add_flag("--swap", flags.swap, "requests that must wait keep their pages in a file, instead of being read again")->group(group);
   command.add_option("--pool", flags.pool_tokens, "tokens of key/value cache of each model, for all its requests")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))->capture_default_str()->group(group);
   command.add_option("--max-running", flags.most_running, "requests in one step")->check(CLI::Range(1, 1 << 16))->capture_default_str()->group(group);
@@ -55,7 +57,8 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
                         .threads = flags.engine.threads,
                         .kv_type = kv_type_of(flags.engine.kv),
                         .pool_tokens = flags.pool_tokens,
-                        .chunk_tokens = flags.engine.chunk,
+                        .policy = flags.policy,
+                        .scheduling = {.token_budget = flags.engine.budget, .preemption = flags.swap ? PreemptionKind::swap : PreemptionKind::recompute},
                         .most_running = flags.most_running,
                         .packed_cache = !flags.engine.no_cache,
                         .progress = [&bar](double share) { bar.update(share); }};

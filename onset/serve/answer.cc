@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 
+#include "onset/serve/prepare.h"
 #include "onset/text/unicode.h"
 
 namespace onset::serve {
@@ -89,6 +90,42 @@ bool reports(const AnswerForm& form, const Event& event) {
   return form.logprobs && event.token && !(event.finish == Finish::stop && form.tokenizer->is_end_of_generation(event.token->token));
 }
 
+const char* finish_reason(Finish finish, const ChoiceText& text) {
+  return finish == Finish::stop && text.calls() > 0 ? "tool_calls" : finish_name(finish);
+}
+
+std::string content_of(const ChoiceText& text) {
+  std::string content;
+  for (const ChoiceText::Piece& piece : text.pieces) {
+    if (piece.kind == ToolCallEvent::Kind::content) content += piece.text;
+  }
+  return content;
+}
+
+// {"role": "assistant", "content": ..., "refusal": null, "tool_calls": [...]}
+std::string message_json(const ChoiceText& text) {
+  const std::string content = content_of(text);
+  std::string calls;
+  for (size_t i = 0; i < text.pieces.size(); ++i) {
+    if (text.pieces[i].kind != ToolCallEvent::Kind::begin) continue;
+    const bool has_arguments = i + 1 < text.pieces.size() && text.pieces[i + 1].kind == ToolCallEvent::Kind::arguments;
+    calls += fmt::format("{}{{\"id\":\"{}\",\"type\":\"function\",\"function\":{{\"name\":{},\"arguments\":{}}}}}", calls.empty() ? "" : ",", new_id("call_"),
+                         json_text(text.pieces[i].text), json_text(has_arguments ? text.pieces[i + 1].text : ""));
+  }
+  return fmt::format("{{\"role\":\"assistant\",\"content\":{},\"refusal\":null{}}}", calls.empty() || !content.empty() ? json_text(content) : "null",
+                     calls.empty() ? "" : ",\"tool_calls\":[" + calls + "]");
+}
+
+// A chunk's delta, without the braces.
+std::string delta_json(const ChoiceText::Piece& piece) {
+  if (piece.kind == ToolCallEvent::Kind::content) return "\"content\":" + json_text(piece.text);
+  if (piece.kind == ToolCallEvent::Kind::begin) {
+    return fmt::format("\"tool_calls\":[{{\"index\":{},\"id\":\"{}\",\"type\":\"function\",\"function\":{{\"name\":{},\"arguments\":\"\"}}}}]", piece.call,
+                       new_id("call_"), json_text(piece.text));
+  }
+  return fmt::format("\"tool_calls\":[{{\"index\":{},\"function\":{{\"arguments\":{}}}}}]", piece.call, json_text(piece.text));
+}
+
 std::string head_of(const AnswerForm& form, bool streamed) {
   return fmt::format("{{\"id\":{},\"object\":\"{}\",\"created\":{},\"model\":{},\"choices\":[", json_text(form.id),
                      !form.chat ? "text_completion" : streamed ? "chat.completion.chunk" : "chat.completion", form.created, json_text(form.model));
@@ -124,9 +161,40 @@ std::string usage_json(int64_t prompt_tokens, int64_t completion_tokens) {
                      prompt_tokens + completion_tokens);
 }
 
+// --- what a choice says --------------------------------------------------------------------------------------------
+
+ChoiceText::ChoiceText(const AnswerForm& form) {
+  if (form.tool_form != ToolCallForm::none && !form.functions.empty()) parser_.emplace(form.tool_form, form.functions);
+}
+
+void ChoiceText::push(std::string text, bool last) {
+  if (!parser_) {
+    if (!text.empty()) add({.text = std::move(text)});
+    return;
+  }
+  for (ToolCallEvent& event : parser_->push(text)) add(std::move(event));
+  if (!last) return;
+  for (ToolCallEvent& event : parser_->finish()) add(std::move(event));
+}
+
+void ChoiceText::add(ToolCallEvent event) {
+  using Kind = ToolCallEvent::Kind;
+  if (event.kind == Kind::end || event.kind == Kind::broken) return;
+  calls_ += event.kind == Kind::begin;
+  bytes += sizeof(Piece) + event.text.size();
+  const bool joins = !pieces.empty() && event.kind != Kind::begin && pieces.back().kind == event.kind && pieces.back().call == event.call;
+  if (joins) {
+    pieces.back().text += event.text;
+  } else {
+    pieces.push_back({event.kind, event.call, std::move(event.text)});
+  }
+}
+
 // --- whole --------------------------------------------------------------------------------------------------------
 
-WholeAnswer::WholeAnswer(AnswerForm form) : form_(std::move(form)), choices_(form_.choices) {}
+WholeAnswer::WholeAnswer(AnswerForm form) : form_(std::move(form)) {
+  for (int32_t i = 0; i < form_.choices; ++i) choices_.push_back({ChoiceText(form_), {}, Finish::none});
+}
 
 void WholeAnswer::fail(ApiError error) {
   if (!done()) error_ = std::move(error);
@@ -134,10 +202,10 @@ void WholeAnswer::fail(ApiError error) {
 
 void WholeAnswer::add(int index, Event event) {
   if (done()) return;
-  if (event.finish == Finish::failed) return fail(error_of(event.status));
+  if (event.finish == Finish::failed || event.finish == Finish::expired) return fail(error_of(event.status));
   if (event.finish == Finish::cancelled) return fail(server_error("the request was cancelled"));
   Choice& choice = choices_[index];
-  choice.text += event.text;
+  choice.text.push(std::move(event.text), event.finish != Finish::none);
   new_tokens_ += event.token.has_value();
   if (reports(form_, event)) choice.tokens.push_back(*std::move(event.token));
   choice.finish = event.finish;
@@ -151,16 +219,17 @@ Checked<std::string> WholeAnswer::body() const {
     const Choice& choice = choices_[i];
     int64_t offset = 0;
     const std::string logprobs = logprobs_json(form_, choice.tokens, offset);
-    const std::string text = json_text(choice.text);
-    const std::string said = form_.chat ? fmt::format("\"message\":{{\"role\":\"assistant\",\"content\":{},\"refusal\":null}}", text) : "\"text\":" + text;
-    out += fmt::format("{}{{\"index\":{},{},\"logprobs\":{},\"finish_reason\":\"{}\"}}", i == 0 ? "" : ",", i, said, logprobs, finish_name(choice.finish));
+    const std::string said = form_.chat ? "\"message\":" + message_json(choice.text) : "\"text\":" + json_text(content_of(choice.text));
+    out += fmt::format("{}{{\"index\":{},{},\"logprobs\":{},\"finish_reason\":\"{}\"}}", i == 0 ? "" : ",", i, said, logprobs, finish_reason(choice.finish, choice.text));
   }
   return out + "],\"usage\":" + usage_json(form_.prompt_tokens, new_tokens_) + "}";
 }
 
 // --- streamed -----------------------------------------------------------------------------------------------------
 
-StreamedAnswer::StreamedAnswer(AnswerForm form) : form_(std::move(form)), head_("data: " + head_of(form_, true)), choices_(form_.choices) {}
+StreamedAnswer::StreamedAnswer(AnswerForm form) : form_(std::move(form)), head_("data: " + head_of(form_, true)) {
+  for (int32_t i = 0; i < form_.choices; ++i) choices_.push_back({.text = ChoiceText(form_)});
+}
 
 void StreamedAnswer::fail(ApiError error) {
   if (done()) return;
@@ -170,11 +239,12 @@ void StreamedAnswer::fail(ApiError error) {
 
 void StreamedAnswer::add(int index, Event event) {
   if (done()) return;
-  if (event.finish == Finish::failed) return fail(error_of(event.status));
+  if (event.finish == Finish::failed || event.finish == Finish::expired) return fail(error_of(event.status));
   if (event.finish == Finish::cancelled) return fail(server_error("the request was cancelled"));
   Choice& choice = choices_[index];
-  choice.text += event.text;
-  waiting_bytes_ += event.text.size();
+  const size_t had = choice.text.bytes;
+  choice.text.push(std::move(event.text), event.finish != Finish::none);
+  waiting_bytes_ += choice.text.bytes - had;
   new_tokens_ += event.token.has_value();
   if (reports(form_, event)) {
     waiting_bytes_ += sizeof(SampledToken) + event.token->alternatives.size() * sizeof(event.token->alternatives[0]);
@@ -183,7 +253,7 @@ void StreamedAnswer::add(int index, Event event) {
   choice.finish = event.finish;
   ended_ += event.finish != Finish::none;
   // A token in the middle of a character says nothing yet.
-  choice.fresh = choice.fresh || !choice.begun || !choice.text.empty() || !choice.tokens.empty() || event.finish != Finish::none;
+  choice.fresh = choice.fresh || !choice.begun || !choice.text.pieces.empty() || !choice.tokens.empty() || event.finish != Finish::none;
   ready_ = ready_ || choice.fresh;
 }
 
@@ -203,17 +273,22 @@ void StreamedAnswer::write_choice(int index, Choice& choice, std::string& out) {
   if (form_.chat && !choice.begun) write_chunk(index, "\"role\":\"assistant\",\"content\":\"\",\"refusal\":null", "null", nullptr, out);
   choice.begun = true;
   const bool ends = choice.finish != Finish::none;
-  const bool says = !choice.text.empty() || !choice.tokens.empty();
-  const std::string logprobs = says ? logprobs_json(form_, choice.tokens, choice.text_offset) : "null";
-  if (form_.chat) {
-    if (says) write_chunk(index, "\"content\":" + json_text(choice.text), logprobs, nullptr, out);
-    if (ends) write_chunk(index, "", "null", finish_name(choice.finish), out);
-  } else if (says || ends) {
-    write_chunk(index, json_text(choice.text), logprobs, ends ? finish_name(choice.finish) : nullptr, out);
+  std::vector<ChoiceText::Piece>& pieces = choice.text.pieces;
+  if (pieces.empty() && (!choice.tokens.empty() || (ends && !form_.chat))) pieces.push_back({});
+  std::string logprobs = choice.tokens.empty() ? "null" : logprobs_json(form_, choice.tokens, choice.text_offset);
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    if (form_.chat) {
+      write_chunk(index, delta_json(pieces[i]), logprobs, nullptr, out);
+    } else {
+      write_chunk(index, json_text(pieces[i].text), logprobs, ends && i + 1 == pieces.size() ? finish_name(choice.finish) : nullptr, out);
+    }
+    logprobs = "null";  // all of them went out with the first piece
   }
+  if (ends && form_.chat) write_chunk(index, "", "null", finish_reason(choice.finish, choice.text), out);
   choice.closed = ends;
   choice.fresh = false;
-  choice.text = {};
+  pieces = {};
+  choice.text.bytes = 0;
   choice.tokens = {};
 }
 

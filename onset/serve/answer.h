@@ -10,6 +10,7 @@
 #include "onset/engine/engine.h"
 #include "onset/serve/api_error.h"
 #include "onset/text/tokenizer.h"
+#include "onset/text/tool_calls.h"
 
 namespace onset::serve {
 
@@ -24,6 +25,32 @@ struct AnswerForm {
   bool logprobs = false;
   bool include_usage = false;    // streams: token counts in a last chunk
   const Tokenizer* tokenizer = nullptr;  // names tokens in logprobs
+  ToolCallForm tool_form = ToolCallForm::none;  // how calls of these functions are written in the answer
+  std::vector<std::string> functions = {};
+};
+
+// What a choice says: text, and calls of functions where the answer may have them.
+class ChoiceText {
+ public:
+  explicit ChoiceText(const AnswerForm& form);
+
+  // The next piece of the answer; `last`: there is no more.
+  void push(std::string text, bool last);
+  int32_t calls() const { return calls_; }
+
+  // In order; neighbours of one kind are joined.
+  struct Piece {
+    ToolCallEvent::Kind kind = ToolCallEvent::Kind::content;  // content, begin or arguments
+    int32_t call = 0;
+    std::string text;
+  };
+  std::vector<Piece> pieces;
+  size_t bytes = 0;  // of the pieces
+
+ private:
+  void add(ToolCallEvent event);
+  std::optional<ToolCallParser> parser_;
+  int32_t calls_ = 0;
 };
 
 // {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ...}
@@ -44,7 +71,7 @@ class WholeAnswer {
 
  private:
   struct Choice {
-    std::string text;
+    ChoiceText text;
     std::vector<SampledToken> tokens;  // if their log-probabilities are wanted
     Finish finish = Finish::none;
   };
@@ -79,8 +106,8 @@ class StreamedAnswer {
 
  private:
   struct Choice {
-    std::string text;                  // waits
-    std::vector<SampledToken> tokens;  // likewise, if their log-probabilities are wanted
+    ChoiceText text;                   // its pieces wait
+    std::vector<SampledToken> tokens = {};  // likewise, if their log-probabilities are wanted
     int64_t text_offset = 0;           // characters of the tokens that were written
     Finish finish = Finish::none;
     bool begun = false, fresh = false, closed = false;  // the role was written; something waits; its finish_reason was written

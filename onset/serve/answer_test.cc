@@ -98,6 +98,51 @@ TEST(Answer, AFailureEndsTheStreamWithAnError) {
   EXPECT_EQ(answer.error()->status, 500);
 }
 
+AnswerForm calling() {
+  AnswerForm calls = form(true);
+  calls.include_usage = false;
+  calls.tool_form = ToolCallForm::hermes;
+  calls.functions = {"add"};
+  return calls;
+}
+const std::vector<std::string> call_pieces = {"Let me see.\n<tool_", "call>\n{\"name\": \"add\", \"arg", "uments\": {\"a\": ", "1}}\n</tool_call>"};
+
+TEST(Answer, CallsOfToolsAreToldApart) {
+  WholeAnswer answer(calling());
+  for (const std::string& piece : call_pieces) answer.add(0, said(piece));
+  answer.add(0, said("", Finish::stop));
+  const Json choice = Json::parse(*answer.body())["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "tool_calls");
+  EXPECT_EQ(choice["message"]["content"], "Let me see.");
+  const Json call = choice["message"]["tool_calls"][0];
+  EXPECT_EQ(call["function"], Json::parse(R"({"name": "add", "arguments": "{\"a\": 1}"})"));
+  EXPECT_TRUE(call["id"].get<std::string>().starts_with("call_"));
+}
+
+TEST(Answer, CallsOfToolsAreStreamed) {
+  StreamedAnswer answer(calling());
+  std::string out, content, name, arguments;
+  for (const std::string& piece : call_pieces) {
+    answer.add(0, said(piece));
+    if (answer.ready()) answer.write(out);
+  }
+  answer.add(0, said("", Finish::stop));
+  answer.write(out);
+  const std::vector<Json> all = chunks(out);
+  for (const Json& chunk : all) {
+    const Json& delta = chunk["choices"][0]["delta"];
+    content += delta.value("content", "");
+    if (!delta.contains("tool_calls")) continue;
+    EXPECT_EQ(delta["tool_calls"][0]["index"], 0);
+    name += delta["tool_calls"][0]["function"].value("name", "");
+    arguments += delta["tool_calls"][0]["function"]["arguments"].get<std::string>();
+  }
+  EXPECT_EQ(content, "Let me see.");
+  EXPECT_EQ(name, "add");
+  EXPECT_EQ(Json::parse(arguments), Json::parse(R"({"a": 1})"));
+  EXPECT_EQ(all.back()["choices"][0]["finish_reason"], "tool_calls");
+}
+
 TEST(Answer, WholeAnswersAreOneObject) {
   WholeAnswer answer(form(true, 2));
   answer.add(1, said("second", Finish::length));

@@ -1,4 +1,6 @@
 // The messages of /v1/chat/completions, as chat templates take them.
+#include <algorithm>
+
 #include "onset/serve/requests.h"
 
 namespace onset::serve {
@@ -79,7 +81,50 @@ Json read_message(const Json& from, const std::string& within, Errors& errors) {
   return message;
 }
 
+// One entry of `tools`; its function's name.
+std::string read_tool(const Json& tool, const std::string& within, Errors& errors) {
+  Fields fields(tool, within, errors);
+  const std::string type = fields.need("type") != nullptr ? fields.text("type").value_or("") : "";
+  if (!errors.first && type != "function") fields.fail("type", "only \"function\" is supported, got " + shown(type), "unsupported_value");
+  const Json* function = fields.need("function");
+  fields.finish();
+  if (function == nullptr) return {};
+  Fields inner(*function, fields.path("function"), errors);
+  const std::string name = inner.need("name") != nullptr ? inner.text("name").value_or("") : "";
+  for (const char* known : {"description", "strict"}) inner.ignore(known);
+  if (const Json* parameters = inner.find("parameters"); parameters != nullptr && !parameters->is_object()) {
+    inner.fail("parameters", "expected a JSON schema, got " + shown(*parameters), "invalid_type");
+  }
+  inner.finish();
+  return name;
+}
+
 }  // namespace
+
+void read_tools(ChatRequest& request, Errors& errors) {
+  const auto refuse = [&](const char* field, const std::string& sentence) {
+    errors.add({.message = fmt::format("{}: {}", field, sentence), .param = field, .code = "invalid_value"});
+  };
+  if (request.tools.is_array()) {
+    for (size_t i = 0; i < request.tools.size() && !errors.first; ++i) {
+      request.functions.push_back(read_tool(request.tools[i], fmt::format("tools[{}]", i), errors));
+    }
+  } else if (!request.tools.is_null()) {
+    refuse("tools", "expected a list, got " + shown(request.tools));
+  }
+  if (request.functions.empty()) request.tools = nullptr;
+  const Json& choice = request.tool_choice;
+  if (choice.is_null() || choice == "none" || choice == "auto") return;
+  if (choice == "required") {
+    if (request.functions.empty()) refuse("tool_choice", "\"required\" needs tools");
+    return;
+  }
+  if (!choice.is_object()) return refuse("tool_choice", "expected none, auto, required or a function, got " + shown(choice));
+  const std::string name = read_tool(choice, "tool_choice", errors);
+  if (std::find(request.functions.begin(), request.functions.end(), name) == request.functions.end()) {
+    refuse("tool_choice", "names the function " + shown(name) + ", which is not among the tools");
+  }
+}
 
 Json read_messages(const Json& messages, Errors& errors) {
   Json read = Json::array();

@@ -41,7 +41,7 @@ struct Families {
   prometheus::Family<prometheus::Histogram>& answer_rows = histogram("onset_step_answer_rows", "Answers that got a token in one step.");
   prometheus::Family<prometheus::Counter>& prompt_tokens = counter("onset_prompt_tokens_total", "Prompt tokens of ended requests.");
   prometheus::Family<prometheus::Counter>& new_tokens = counter("onset_new_tokens_total", "Generated tokens of ended requests.");
-  prometheus::Family<prometheus::Counter>& requests = counter("onset_requests_total", "Ended requests by reason: stop, length, cancelled, failed.");
+  prometheus::Family<prometheus::Counter>& requests = counter("onset_requests_total", "Ended requests by reason: stop, length, cancelled, expired, failed.");
   prometheus::Family<prometheus::Counter>& preemptions = counter("onset_preemptions_total", "Requests that lost their pages for a while.");
   prometheus::Family<prometheus::Gauge>& running = gauge("onset_requests_running", "Requests that hold pages.");
   prometheus::Family<prometheus::Gauge>& waiting = gauge("onset_requests_waiting", "Requests that wait for pages.");
@@ -60,7 +60,7 @@ class OneModel : public ModelMetrics {
         answer_rows_(families.answer_rows.Add(labels_, rows)), prompt_tokens_(families.prompt_tokens.Add(labels_)),
         new_tokens_(families.new_tokens.Add(labels_)), preemptions_(families.preemptions.Add(labels_)), running_(families.running.Add(labels_)),
         waiting_(families.waiting.Add(labels_)), pages_(families.pages.Add(labels_)), pages_used_(families.pages_used.Add(labels_)) {
-    for (const char* reason : {"stop", "length", "cancelled", "failed"}) {
+    for (const char* reason : {"stop", "length", "cancelled", "expired", "failed"}) {
       ended_.emplace(reason, &families.requests.Add({{"model", name}, {"reason", reason}}));
     }
   }

@@ -5,7 +5,7 @@
 namespace onset::serve {
 namespace {
 
-constexpr size_t most_records = 512;
+constexpr size_t most_records = 512, most_grammars = 32;
 
 Event last_event(Finish finish, Status status) {
   Event event;
@@ -24,7 +24,10 @@ Result<std::unique_ptr<ModelHost>> ModelHost::create(std::string name, std::uniq
 ModelHost::ModelHost(std::string name, std::unique_ptr<Engine> engine, std::optional<ChatTemplate> chat_template, Deliver deliver, ModelMetrics& metrics)
     : name_(std::move(name)), created_(std::time(nullptr)), engine_(std::move(engine)), chat_template_(std::move(chat_template)),
       deliver_(std::move(deliver)), metrics_(metrics), pages_(engine_->statistics().pages) {
-  engine_->set_step_hook([this](const Step& step, double seconds) { on_step(step, seconds); });
+  if (chat_template_) {
+    if (const auto source = engine_->model().file().text("tokenizer.chat_template"); source.ok()) tool_form_ = tool_call_form(*source);
+  }
+  engine_->set_step_hook([this](const StepReport& report) { on_step(report); });
   metrics_.state(0, 0, 0, pages_, 0);
   thread_ = std::thread([this] { run(); });
 }
@@ -78,6 +81,15 @@ std::vector<StepRecord> ModelHost::steps_after(int64_t after) const {
     if (record.number > after) found.push_back(record);
   }
   return found;
+}
+
+Result<std::shared_ptr<const TokenGrammar>> ModelHost::grammar(const std::string& key, const std::function<Result<Grammar>()>& compile) const {
+  const std::lock_guard lock(grammars_mutex_);
+  if (const auto found = grammars_.find(key); found != grammars_.end()) return found->second;
+  ONSET_ASSIGN(Grammar compiled, compile());
+  if (vocabulary_ == nullptr) vocabulary_ = TokenTrie::create(*tokenizer());
+  if (grammars_.size() == most_grammars) grammars_.clear();  // requests that run keep theirs
+  return grammars_[key] = std::make_shared<const TokenGrammar>(std::move(compiled), vocabulary_);
 }
 
 // --- the engine's thread ------------------------------------------------------------------------------------------
@@ -145,32 +157,24 @@ void ModelHost::on_event(const Event& event) {
   }
   deliveries_.push_back({live.receiver, live.choice, event});
   if (event.finish == Finish::none) return;
+  if (!live.scheduled && event.token) metrics_.queued(since(live.arrived));  // its only step
   metrics_.ended(finish_name(event.finish), since(live.arrived), event.prompt_tokens, event.new_tokens);
   live_.erase(found);
 }
 
-void ModelHost::on_step(const Step& step, double seconds) {
-  StepRecord record{.number = ++steps_, .at_seconds = seconds_since(began_), .seconds = seconds};
-  int64_t prompt_rows = 0;
-  for (const Span& span : step.spans) {
+void ModelHost::on_step(const StepReport& report) {
+  const EngineStatistics statistics = engine_->statistics();
+  StepRecord record{.number = report.number + 1, .at_seconds = report.begin_seconds + report.seconds, .seconds = report.seconds, .answers = report.answer_rows,
+                    .running = report.running, .waiting = report.waiting, .pages_used = statistics.pages - statistics.free_pages};
+  for (const Span& span : report.step.spans) {
+    if (!span.answer) record.prompts.push_back(span.count);
     const auto found = live_.find(span.id);
-    // A request whose last token this was is gone; it continued an answer, unless its first token was its last.
-    const bool prompt = found != live_.end() ? span.first_token < found->second.prompt_tokens : span.count > 1;
-    if (prompt) {
-      record.prompts.push_back(span.count);
-      prompt_rows += span.count;
-    } else {
-      ++record.answers;
-    }
     if (found == live_.end() || found->second.scheduled) continue;
     found->second.scheduled = true;
-    metrics_.queued(std::max(0.0, seconds_since(found->second.arrived) - seconds));
+    metrics_.queued(std::max(0.0, seconds_since(found->second.arrived) - report.seconds));
   }
-  for (const auto& [id, live] : live_) (live.scheduled ? record.running : record.waiting) += 1;
-  const EngineStatistics statistics = engine_->statistics();
-  record.pages_used = statistics.pages - statistics.free_pages;
-  metrics_.step(seconds, prompt_rows, record.answers);
-  metrics_.state(record.running, record.waiting, record.pages_used, statistics.pages, 0);
+  metrics_.step(report.seconds, report.prompt_rows, report.answer_rows);
+  metrics_.state(statistics.running, statistics.waiting, record.pages_used, statistics.pages, statistics.preempted_to_recompute + statistics.preempted_to_file);
   const std::lock_guard lock(mutex_);
   records_.push_back(std::move(record));
   if (records_.size() > most_records) records_.pop_front();
@@ -178,7 +182,10 @@ void ModelHost::on_step(const Step& step, double seconds) {
 
 void ModelHost::hand_out() {
   if (deliveries_.empty()) return;
-  if (live_.empty()) metrics_.state(0, 0, pages_ - engine_->statistics().free_pages, pages_, 0);
+  if (live_.empty()) {
+    const EngineStatistics statistics = engine_->statistics();
+    metrics_.state(0, 0, statistics.pages - statistics.free_pages, statistics.pages, statistics.preempted_to_recompute + statistics.preempted_to_file);
+  }
   deliver_(std::exchange(deliveries_, {}));
 }
 

@@ -20,6 +20,7 @@
 #include "onset/engine/engine.h"
 #include "onset/engine/running.h"
 #include "onset/serve/metrics.h"
+#include "onset/text/tool_calls.h"
 
 namespace onset::serve {
 
@@ -66,10 +67,14 @@ class ModelHost {
   int64_t created() const { return created_; }  // seconds since 1970
   const Tokenizer* tokenizer() const { return engine_->tokenizer(); }
   const std::optional<ChatTemplate>& chat_template() const { return chat_template_; }
+  // How the model writes calls of tools, as its chat template shows it.
+  ToolCallForm tool_form() const { return tool_form_; }
   int32_t context() const { return engine_->context(); }
   int32_t vocabulary() const { return engine_->model().config().vocabulary; }
   int64_t hidden() const { return engine_->model().config().hidden; }
   int64_t pages() const { return pages_; }
+  // A compiled grammar over the model's tokens, kept for the next request that has the same key. The model must have a tokenizer.
+  Result<std::shared_ptr<const TokenGrammar>> grammar(const std::string& key, const std::function<Result<Grammar>()>& compile) const;
   // Why the engine has ended, if it has.
   Status status() const;
   // The steps after number `after`, of the last 512.
@@ -91,7 +96,7 @@ class ModelHost {
   std::deque<Command> take_commands();
   void take_in(Request request, const std::shared_ptr<Receiver>& receiver, int choice, Clock::time_point arrived);
   void on_event(const Event& event);
-  void on_step(const Step& step, double seconds);
+  void on_step(const StepReport& report);
   void hand_out();
   void give_up(const Status& status);
 
@@ -99,6 +104,7 @@ class ModelHost {
   int64_t created_;
   std::unique_ptr<Engine> engine_;
   std::optional<ChatTemplate> chat_template_;
+  ToolCallForm tool_form_ = ToolCallForm::none;
   Deliver deliver_;
   ModelMetrics& metrics_;
   int64_t pages_;
@@ -107,7 +113,6 @@ class ModelHost {
   // Of the thread.
   std::map<RequestId, Live> live_;
   std::vector<Delivery> deliveries_;
-  int64_t steps_ = 0;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
@@ -115,6 +120,10 @@ class ModelHost {
   bool stopping_ = false;
   Status status_;
   std::deque<StepRecord> records_;
+
+  mutable std::mutex grammars_mutex_;
+  mutable std::shared_ptr<const TokenTrie> vocabulary_;
+  mutable std::map<std::string, std::shared_ptr<const TokenGrammar>> grammars_;
 
   std::thread thread_;
 };

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <random>
 
+#include "onset/text/json_schema.h"
 #include "onset/text/unicode.h"
 
 namespace onset::serve {
@@ -64,6 +65,46 @@ std::optional<ApiError> check_options(const ModelHost& host, const GenerationReq
   if (const Status status = check_sampling(request.sampling, host.vocabulary()); !status.ok()) return error_of(status);
   if (request.sampling.logprobs && host.tokenizer() == nullptr) return no_tokenizer(host);
   return {};
+}
+
+// The grammar that response_format asks for; null for plain text.
+Checked<std::shared_ptr<const TokenGrammar>> grammar_of(const ModelHost& host, const Json& format) {
+  if (format.is_null()) return std::shared_ptr<const TokenGrammar>();
+  Errors errors;
+  Fields fields(format, "response_format", errors);
+  const std::string type = fields.need("type") != nullptr ? fields.text("type").value_or("") : "";
+  Json schema;
+  if (type == "json_schema") {
+    if (const Json* named = fields.need("json_schema")) {
+      Fields inner(*named, "response_format.json_schema", errors);
+      for (const char* name : {"name", "description", "strict"}) inner.ignore(name);  // every schema is kept to strictly
+      if (const Json* given = inner.need("schema")) schema = *given;
+      inner.finish();
+    }
+  } else if (!errors.first && type != "text" && type != "json_object") {
+    fields.fail("type", "expected text, json_object or json_schema, got " + shown(type), "invalid_value");
+  }
+  fields.finish();
+  if (errors.first) return *errors.first;
+  if (type == "text") return std::shared_ptr<const TokenGrammar>();
+  auto grammar = host.grammar(type + schema.dump(), [&]() -> Result<Grammar> {
+    if (type == "json_object") return json_object_grammar();
+    return compile_json_schema(schema);
+  });
+  if (!grammar.ok()) {
+    return ApiError{.message = "response_format: " + grammar.status().message(), .param = "response_format", .code = "invalid_json_schema"};
+  }
+  return *std::move(grammar);
+}
+
+// The grammar of answers that are calls, which tool_choice demands.
+Checked<std::shared_ptr<const TokenGrammar>> demanded_calls(const ModelHost& host, const ChatRequest& request) {
+  ToolCallDemand demand{.function = {}, .parallel = request.parallel_tool_calls};
+  if (request.tool_choice.is_object()) demand.function = request.tool_choice["function"]["name"].get<std::string>();
+  const std::string key = fmt::format("tools {} {} {}", request.tools.dump(), demand.function.value_or(""), demand.parallel);
+  auto grammar = host.grammar(key, [&] { return tool_call_grammar(host.tool_form(), request.tools, demand); });
+  if (!grammar.ok()) return ApiError{.message = "tools: " + grammar.status().message(), .param = "tools", .code = "invalid_json_schema"};
+  return *std::move(grammar);
 }
 
 // One request for each prompt and choice.
@@ -147,13 +188,34 @@ Checked<Prepared> prepare(const ModelHost& host, ChatRequest request) {
     return ApiError{.message = fmt::format("model {} has no chat template: it was not trained to chat (/v1/completions continues a text)", host.name()),
                     .param = "model", .code = "unsupported_value"};
   }
+  if (request.tool_choice == "none") request.tools = nullptr;
+  if (!request.tools.is_null() && host.tool_form() == ToolCallForm::none) {
+    return ApiError{.message = fmt::format("tools: the chat template of model {} shows no form of calls that is known (Hermes, Llama 3)", host.name()),
+                    .param = "tools", .code = "unsupported_value"};
+  }
+  Checked<std::shared_ptr<const TokenGrammar>> grammar = grammar_of(host, request.response_format);
+  if (!grammar.ok()) return grammar.error();
+  request.sampling.grammar = *std::move(grammar);
+  if (request.tool_choice == "required" || request.tool_choice.is_object()) {
+    if (request.sampling.grammar != nullptr) {
+      return ApiError{.message = "tool_choice: a call that is demanded and a response_format exclude each other", .param = "tool_choice", .code = "invalid_value"};
+    }
+    auto calls = demanded_calls(host, request);
+    if (!calls.ok()) return calls.error();
+    request.sampling.grammar = *std::move(calls);
+  }
   const Result<std::string> text = host.chat_template()->render(request.messages, request.tools, {});
   if (!text.ok()) return error_of(text.status().within("messages: the model's chat template refuses"));
   Result<std::vector<int32_t>> encoded = host.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
   if (!encoded.ok()) return error_of(encoded.status());
   Checked<std::vector<int32_t>> tokens = tokens_of(host, *std::move(encoded), "messages");
   if (!tokens.ok()) return tokens.error();
-  return build(host, request, {*std::move(tokens)}, true);
+  Prepared prepared = build(host, request, {*std::move(tokens)}, true);
+  if (!request.tools.is_null()) {
+    prepared.form.tool_form = host.tool_form();
+    prepared.form.functions = request.functions;
+  }
+  return prepared;
 }
 
 // --- embeddings ---------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class EmbeddingAnswer {
  public:
   explicit EmbeddingAnswer(size_t requests) : left_(requests) {}
   void add(int, Event event) {
-    if (event.finish == Finish::failed) fail(error_of(event.status));
+    if (event.finish == Finish::failed || event.finish == Finish::expired) fail(error_of(event.status));
     if (event.finish == Finish::cancelled) fail(server_error("the request was cancelled"));
     left_ -= event.finish != Finish::none;
   }

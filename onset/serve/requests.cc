@@ -169,6 +169,7 @@ Checked<ChatRequest> parse_chat(const Json& body) {
   keep("tools", request.tools);
   keep("tool_choice", request.tool_choice);
   keep("response_format", request.response_format);
+  read_tools(request, errors);
   request.parallel_tool_calls = fields.boolean("parallel_tool_calls").value_or(true);
   fields.finish();
   if (errors.first) return *errors.first;

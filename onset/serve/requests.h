@@ -43,6 +43,9 @@ struct ChatRequest : GenerationRequest {
   Json tool_choice = nullptr;       // "none", "auto", "required", {"type": "function", ...}, or null
   Json response_format = nullptr;   // {"type": "json_object"}, {"type": "json_schema", ...}, or null: any text
   bool parallel_tool_calls = true;
+
+  // The tools' names. All of them may be called unless tool_choice says otherwise.
+  std::vector<std::string> functions = {};
 };
 
 struct EmbeddingRequest {
@@ -72,5 +75,7 @@ Checked<DetokenizeRequest> parse_detokenize(const Json& body);
 // chat_messages.cc: the list of messages as a chat template takes it. A "developer" message is a system message; contents that are
 // lists of texts are joined; arguments of tool calls become objects.
 Json read_messages(const Json& messages, Errors& errors);
+// Checks tools and tool_choice, and fills in `functions`.
+void read_tools(ChatRequest& request, Errors& errors);
 
 }  // namespace onset::serve

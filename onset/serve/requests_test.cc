@@ -128,6 +128,26 @@ TEST(Requests, MessagesThatAreNone) {
   EXPECT_EQ(refusal(parse_chat, R"({"model": "a", "messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})").param, "top_logprobs");
 }
 
+TEST(Requests, ToolsAreChecked) {
+  const auto with = [](const std::string& more) { return R"({"model": "a", "messages": [{"role": "user", "content": "x"}], )" + more + "}"; };
+  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f", "description": "d", "strict": true, "parameters": {"type": "object"}}}])";
+  EXPECT_EQ(chat(with(tools)).functions, std::vector<std::string>{"f"});
+  EXPECT_TRUE(chat(with(R"("tools": [])")).tools.is_null());
+  for (const char* choice : {"\"none\"", "\"auto\"", "\"required\"", R"({"type": "function", "function": {"name": "f"}})"}) {
+    EXPECT_FALSE(chat(with(tools + ", \"tool_choice\": " + choice)).tool_choice.is_null());
+  }
+  const std::pair<std::string, std::string> cases[] = {
+      {R"("tools": 7)", "tools"},
+      {R"("tools": [{"type": "retrieval"}])", "tools[0].type"},
+      {R"("tools": [{"type": "function", "function": {"parameters": {}}}])", "tools[0].function.name"},
+      {R"("tools": [{"type": "function", "function": {"name": "f", "parameters": 7}}])", "tools[0].function.parameters"},
+      {R"("tool_choice": "required")", "tool_choice"},
+      {tools + R"(, "tool_choice": "sometimes")", "tool_choice"},
+      {tools + R"(, "tool_choice": {"type": "function", "function": {"name": "g"}})", "tool_choice"},
+  };
+  for (const auto& [more, name] : cases) EXPECT_EQ(refusal(parse_chat, with(more)).param, name) << more;
+}
+
 TEST(Requests, BodiesThatAreNoObjects) {
   for (const char* body : {"", "{", "[]", "7", "{\"a\": 1, \"a\": 2}", "\xff", "{\"a\": \"\xff\"}", "{} x"}) {
     EXPECT_FALSE(parse_body(body).ok()) << body;

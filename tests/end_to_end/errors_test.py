@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class Rows:
             self.test.assertEqual(len(sentences), 1, f"{what}: expected one sentence, got {done.stderr!r}")
             sentence = sentences[0].removeprefix("onset: ").replace(f"{self.folder}/", "").replace(f"{harness.ROOT}/", "")
             # What differs from run to run.
-            for pattern, instead in ((r"localhost:\d+", "localhost"), (r"-[0-9a-f]{16}\.packed", "-….packed"), (r" after \d+ ms", "")):
+            for pattern, instead in ((r"localhost:\d+", "localhost"), (r" port \d{4,5}", " port N"), (r"-[0-9a-f]{16}\.packed", "-….packed"), (r" after \d+ ms", "")):
                 sentence = re.sub(pattern, instead, sentence)
         except Unavailable as reason:
             sentence = otherwise
@@ -237,6 +238,32 @@ def bad_pulls(rows):
     rows.row("converting onto a file that exists", "convert", STORIES, "there.gguf", make=write(rows.test, "there.gguf", b"x"))
 
 
+def bad_servers(rows):
+    test, serve = rows.test, lambda *options: ("serve", "--no-cache", "--port", "0", "--model", f"a={STORIES}", *options)
+    rows.section("Starting a server, and batches")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        rows.row("a port in use", "serve", "--no-cache", "--model", f"a={STORIES}", "--port", str(taken.getsockname()[1]))
+    rows.row("an address that is not this machine's", *serve("--host", "192.0.2.1"))
+    rows.row("a certificate that does not exist", *serve("--tls-certificate", "none.pem", "--tls-key", "none.pem"))
+    rows.row("a certificate that is none", *serve("--tls-certificate", "text.pem", "--tls-key", "text.pem"), make=write(test, "text.pem", b"Hello"))
+    rows.row("a certificate without its key", *serve("--tls-certificate", "text.pem"))
+    rows.row("a key file that cannot be read", *serve("--api-keys", "none.txt"))
+    rows.row("a key file without keys", *serve("--api-keys", "keys.txt"), make=write(test, "keys.txt", b"# none yet\n"))
+    rows.row("a key of two words", *serve("--api-keys", "keys.txt"), make=write(test, "keys.txt", b"good\nnot good\n"))
+    rows.row("a budget below one token", *serve("--budget", "0"), status=2)
+    rows.row("a pool below one token", *serve("--pool", "0"), status=2)
+    rows.row("an unknown policy", *serve("--policy", "fastest"))
+    rows.row("a limit that makes no sense", *serve("--max-requests", "0"))
+    rows.row("two models of one name", *serve("--model", f"a={STORIES}"))
+    rows.row("a model without a name", "serve", "--model", f"={STORIES}")
+    rows.row("a batch line that is no request", "batch", "--no-cache", "--model", f"a={STORIES}", "in.jsonl", "out.jsonl",
+             make=write(test, "in.jsonl", b'{"custom_id": "1"}\n'))
+    rows.row("two batch lines of one id", "batch", "--no-cache", "--model", f"a={STORIES}", "in.jsonl", "out.jsonl",
+             make=write(test, "in.jsonl", b'{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {}}\n' * 2))
+
+
 def bad_command_lines(rows):
     rows.section("Command line")
     rows.row("no command", status=2)
@@ -257,6 +284,7 @@ class Errors(harness.Test):
         bad_requests(rows)
         bad_machines(rows)
         bad_pulls(rows)
+        bad_servers(rows)
         bad_command_lines(rows)
         for reason in rows.skipped:
             print(f"kept as it stands: {reason}")

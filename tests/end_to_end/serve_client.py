@@ -15,13 +15,15 @@ import harness
 STORIES = harness.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
 # Short, without special tokens: the story model has none for chats.
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
+# Models that call tools the way of Hermes are told of <tool_call>.
+TOOLS_TEMPLATE = "{% for t in tools %}{{ t.function.name }}: write <tool_call>{}</tool_call> {% endfor %}" + TEMPLATE
 
 
-def chat_model(folder):
+def chat_model(folder, template=TEMPLATE, name="chat.gguf"):
     """The story model with a chat template."""
-    path = folder / "chat.gguf"
+    path = folder / name
     model = gguf_edit.Gguf(STORIES)
-    model.set_text("tokenizer.chat_template", TEMPLATE)
+    model.set_text("tokenizer.chat_template", template)
     model.write(path)
     return path
 

@@ -11,7 +11,7 @@ import time
 import unittest
 
 import harness
-from serve_client import STORIES, Server
+from serve_client import STORIES, TOOLS_TEMPLATE, Server, chat_model
 
 ONCE = {"model": "a", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
 HELLO = {"model": "a", "messages": [{"role": "user", "content": "Once upon a time"}], "max_tokens": 12, "temperature": 0}
@@ -106,6 +106,38 @@ class Answers(harness.Test):
         long = {**ONCE, "max_tokens": 60}
         self.assertNotEqual(self.server.post("/v1/completions", **long, frequency_penalty=2)["choices"][0]["text"],
                             self.server.post("/v1/completions", **long)["choices"][0]["text"])
+
+    def test_answers_that_keep_to_a_schema(self):
+        schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 120}},
+                  "required": ["name", "age"], "additionalProperties": False}
+        asked = {**HELLO, "max_tokens": 100, "temperature": 1, "seed": 1}
+        for _ in range(2):  # the second uses the grammar of the first
+            answer = self.server.post("/v1/chat/completions", **asked, response_format={"type": "json_schema", "json_schema": {"name": "person", "schema": schema}})
+            said = json.loads(answer["choices"][0]["message"]["content"])
+            self.assertEqual((set(said), answer["choices"][0]["finish_reason"]), ({"name", "age"}, "stop"))
+        self.assertTrue(self.server.post("/v1/chat/completions", **asked, response_format={"type": "json_object"})["choices"][0]["message"]["content"].lstrip().startswith("{"))
+        for wrong in ({"type": "xml"}, {"type": "json_schema"}, {"type": "json_object", "x": 1}, {"type": "json_schema", "json_schema": {"name": "x", "schema": {"uniqueItems": True}}}):
+            error = self.server.post("/v1/chat/completions", status=400, **asked, response_format=wrong)["error"]
+            self.assertTrue(error["param"].startswith("response_format"), error)
+
+    def test_calls_of_tools(self):
+        tools = [{"type": "function", "function": {"name": "add", "parameters": {
+            "type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 99}}, "required": ["a"], "additionalProperties": False}}}]
+        asked = {**HELLO, "max_tokens": 120, "temperature": 1, "seed": 5, "tools": tools, "parallel_tool_calls": False}
+        self.assertIn("tools", self.server.post("/v1/chat/completions", status=400, **asked)["error"]["param"])  # its template knows none
+        server = Server(self, model=chat_model(self.folder, TOOLS_TEMPLATE, "tools.gguf"))
+        for choice in ("required", {"type": "function", "function": {"name": "add"}}):
+            whole = server.post("/v1/chat/completions", **asked, tool_choice=choice)["choices"][0]
+            self.assertEqual((whole["finish_reason"], whole["message"]["content"]), ("tool_calls", None))
+            call = whole["message"]["tool_calls"][0]
+            self.assertEqual((call["type"], call["function"]["name"], set(json.loads(call["function"]["arguments"]))), ("function", "add", {"a"}))
+        chunks = server.events("/v1/chat/completions", **asked, tool_choice="required")
+        deltas = [c["choices"][0]["delta"]["tool_calls"][0] for c in chunks if "tool_calls" in c["choices"][0]["delta"]]
+        self.assertEqual((deltas[0]["function"]["name"], deltas[0]["index"]), ("add", 0))
+        self.assertIn("a", json.loads("".join(delta["function"]["arguments"] for delta in deltas)))
+        self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "tool_calls")
+        plain = server.post("/v1/chat/completions", **asked, tool_choice="none")["choices"][0]
+        self.assertNotIn("tool_calls", plain["message"])
 
     def test_embeddings(self):
         one = self.server.post("/v1/embeddings", model="a", input="a small dog")
