@@ -16,7 +16,7 @@ STORIES = harness.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
 # Short, without special tokens: the story model has none for chats.
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 # Models that call tools the way of Hermes are told of <tool_call>.
-TOOLS_TEMPLATE = "{% for t in tools %}{{ t.function.name }}: write <tool_call>{}</tool_call> {% endfor %}" + TEMPLATE
+TOOLS_TEMPLATE = "{% for t in tools or [] %}{{ t.function.name }}: write <tool_call>{}</tool_call> {% endfor %}" + TEMPLATE
 
 
 def chat_model(folder, template=TEMPLATE, name="chat.gguf"):
