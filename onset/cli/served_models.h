@@ -12,7 +12,6 @@ namespace onset::cli {
 struct ServedModels {
   EngineFlags engine;
   std::vector<std::string> models;  // NAME=MODEL or MODEL
-  std::string policy = default_schedule_policy;
   bool swap = false;  // preempted requests write their pages to a file
   int64_t pool_tokens = 65536;
   int32_t most_running = 256;

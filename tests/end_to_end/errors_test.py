@@ -254,7 +254,7 @@ def bad_servers(rows):
     rows.row("a key of two words", *serve("--api-keys", "keys.txt"), make=write(test, "keys.txt", b"good\nnot good\n"))
     rows.row("a budget below one token", *serve("--budget", "0"), status=2)
     rows.row("a pool below one token", *serve("--pool", "0"), status=2)
-    rows.row("an unknown policy", *serve("--policy", "fastest"))
+    rows.row("an unknown policy", *serve("--schedule", "fastest"))
     rows.row("a limit that makes no sense", *serve("--max-requests", "0"))
     rows.row("two models of one name", *serve("--model", f"a={STORIES}"))
     rows.row("a model without a name", "serve", "--model", f"={STORIES}")
