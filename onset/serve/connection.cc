@@ -261,7 +261,9 @@ net::awaitable<bool> Connection<Stream>::serve_one() {
   last.keep_alive = head.keep_alive && !has_body;
   const std::string methods = allowed_methods(head.target.path);
   if (head.method == http::verb::options && server_.allowed_origin(head.origin)) {
-    co_return co_await send(last, {.status = 204, .content_type = "", .body = "", .headers = {{"Access-Control-Allow-Methods", "GET, HEAD, POST"}, {"Access-Control-Max-Age", "600"}}});
+    Response allowed{.status = 204, .content_type = "", .body = ""};
+    allowed.headers = {{"Access-Control-Allow-Methods", "GET, HEAD, POST"}, {"Access-Control-Max-Age", "600"}};
+    co_return co_await send(last, std::move(allowed));
   }
   if (!is_public(head.target.path) && !server_.may_ask(message[http::field::authorization])) {
     co_return co_await refuse(last, {.status = 401, .message = "the API key is missing or not known: expected Authorization: Bearer KEY", .code = "invalid_api_key"});
