@@ -51,7 +51,10 @@ class Call : public Receiver, public ActiveCall, public std::enable_shared_from_
   }
   ~Call() override { server_.calls.erase(this); }
 
-  void start(std::vector<Request> requests) { host_.submit(std::move(requests), this->shared_from_this()); }
+  void start(std::vector<Request> requests) {
+    choices_ = requests.size();
+    host_.submit(std::move(requests), this->shared_from_this());
+  }
   // The place among the requests is free again; what the engine still does for this call is cancelled.
   void finish() {
     if (std::exchange(finished_, true)) return;
@@ -61,7 +64,7 @@ class Call : public Receiver, public ActiveCall, public std::enable_shared_from_
   void receive(int choice, Event event) override {
     answer.add(choice, std::move(event));
     if constexpr (std::is_same_v<Answer, StreamedAnswer>) {
-      if (answer.waiting_bytes() > static_cast<size_t>(server_.options.limits.waiting_bytes)) {
+      if (answer.waiting_bytes() > choices_ * static_cast<size_t>(server_.options.limits.waiting_bytes)) {
         return end({.status = 408, .message = "the client reads too slowly: what waits for it has become too much", .code = "slow_reader"});
       }
     }
@@ -78,6 +81,7 @@ class Call : public Receiver, public ActiveCall, public std::enable_shared_from_
   Answer answer;
 
  private:
+  size_t choices_ = 1;  // each may keep its own share of bytes waiting
   void tell() {
     if (answer.done() && !answer.failed()) ended_ = true;
     changed_.cancel();

@@ -29,7 +29,7 @@ struct Limits {
   int32_t connections = 4096;        // open at a time
   int32_t requests = 256;            // calls that engines work on at a time; more get 429
   int64_t tokens_in_flight = 0;      // prompt and answer tokens that these may come to, for each model; 0: 8 × its context
-  int64_t waiting_bytes = 48 << 10;  // of an answer's text that its reader has not taken; more ends the request
+  int64_t waiting_bytes = 48 << 10;  // of each of an answer's choices that its reader has not taken; more ends the request
 };
 
 struct ServeOptions {
