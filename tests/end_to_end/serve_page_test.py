@@ -140,7 +140,7 @@ class Page(harness.Test):
         page.wait_for("document.querySelector('.message.assistant')?.textContent.length > 20")
         page.wait_for("!document.getElementById('send').disabled")
         self.assertEqual(page.value("document.querySelector('.message.user').textContent"), "Once upon a time there was a dog")
-        self.assertGreater(page.value("lengths.size"), 3)  # it came in pieces
+        self.assertGreater(page.value("lengths.size"), 1)  # it came in pieces
         page.wait_for("document.querySelectorAll('#line rect.prompt').length > 0 && document.querySelectorAll('#line rect.answer').length > 5")
         self.assertRegex(page.value("document.getElementById('step').textContent"), r"Step \d+: .* running, \d+ waiting\.")
         self.assertRegex(page.value("document.getElementById('firsttext').textContent"), r"Last \d")
