@@ -59,15 +59,13 @@ void fill(Layers& data, const Options& options, KvType type, int32_t length, int
   for (int layer = 0; layer < layers; ++layer) {
     std::vector<const std::byte*> pointers;
     for (int32_t p = 0; p < pages; ++p) {
-      AlignedVector<std::byte>& page =
-          data.pages.emplace_back(page_bytes(type, options.heads, options.head_size));
+      AlignedVector<std::byte>& page = data.pages.emplace_back(page_bytes(type, options.heads, options.head_size));
       if (layer > 0) {
         page = data.pages[static_cast<size_t>(p)];
       } else {
         for (int slot = 0; slot < page_tokens; ++slot) {
           const size_t at = random() % 65536;
-          write_slot(Isa::generic, type, options.heads, options.head_size, page.data(), slot, &noise[at],
-                     &noise[(at + 999) % 65536]);
+          write_slot(Isa::generic, type, options.heads, options.head_size, page.data(), slot, &noise[at], &noise[(at + 999) % 65536]);
         }
       }
       pointers.push_back(page.data());
@@ -110,15 +108,13 @@ double seconds_of(const ThreadPool& pool) {
 }
 
 // Seconds for all layers, one after the other, as the executor runs them.
-double run_layers(Isa isa, const Layers& data, ThreadPool& pool,
-                  std::vector<AlignedVector<std::byte>>& scratch) {
+double run_layers(Isa isa, const Layers& data, ThreadPool& pool, std::vector<AlignedVector<std::byte>>& scratch) {
   const double begin = seconds_of(pool);
   for (const AttentionCall& call : data.calls) {
     const std::vector<AttentionCall> calls = {call};
     AttentionTasks tasks = attention_tasks(calls, pool.threads());
     pool.for_each(static_cast<int64_t>(tasks.tasks.size()), [&](int64_t task, int worker) {
-      run_attention(isa, calls, tasks, static_cast<size_t>(task),
-                    scratch[static_cast<size_t>(worker)].data());
+      run_attention(isa, calls, tasks, static_cast<size_t>(task), scratch[static_cast<size_t>(worker)].data());
     });
     finish_attention(calls, tasks);
   }
@@ -136,8 +132,8 @@ double best_of(Isa isa, const Layers& data, ThreadPool& pool, double seconds) {
 
 void bench(const Options& options) {
   ThreadPool pool(options.threads);
-  std::printf("%d threads, head size %d, %d KV heads, %d query heads for each\n", options.threads,
-              options.head_size, options.heads, options.group);
+  std::printf("%d threads, head size %d, %d KV heads, %d query heads for each\n", options.threads, options.head_size, options.heads,
+              options.group);
   for (const Isa isa : options.isas) {
     for (const KvType type : options.types) {
       for (const int32_t length : {512, 2048, 8192}) {
@@ -148,23 +144,20 @@ void bench(const Options& options) {
         const MachinePeaks peaks = measure_machine(isa, pool);
         const double keys = static_cast<double>(length) - (rows - 1) / 2.0;
         const double rate = 4.0 * options.head_size * options.heads * options.group * rows * keys / seconds;
-        std::printf("%-9s %-5s prefill %5d keys: %7.1f GFLOP/s, %5.1f %% of int8 peak", isa_name(isa),
-                    kv_type_name(type), length, rate * 1e-9, 100 * rate / peaks.int8_operations_per_second);
-        if (peaks.bf16_operations_per_second > 0)
-          std::printf(", %5.1f %% of bf16 peak", 100 * rate / peaks.bf16_operations_per_second);
-        std::printf(", %5.1f %% of float32 peak; %.2f us a row\n",
-                    100 * rate / peaks.float32_operations_per_second, 1e6 * seconds / rows);
+        std::printf("%-9s %-5s prefill %5d keys: %7.1f GFLOP/s, %5.1f %% of int8 peak", isa_name(isa), kv_type_name(type), length,
+                    rate * 1e-9, 100 * rate / peaks.int8_operations_per_second);
+        if (peaks.bf16_operations_per_second > 0) std::printf(", %5.1f %% of bf16 peak", 100 * rate / peaks.bf16_operations_per_second);
+        std::printf(", %5.1f %% of float32 peak; %.2f us a row\n", 100 * rate / peaks.float32_operations_per_second, 1e6 * seconds / rows);
       }
       for (const int32_t length : {64, 512, 8192}) {
         Layers data;
         const int layers = length < 8192 ? 30 : 12;
         fill(data, options, type, length, 1, layers);
         const double seconds = best_of(isa, data, pool, 0.2);
-        const double bytes = static_cast<double>(page_bytes(type, options.heads, options.head_size)) *
-                             length / page_tokens * layers;
-        std::printf("%-9s %-5s decode  %5d keys: %7.2f GB/s, %5.1f %% of reading memory; %.2f us a layer\n",
-                    isa_name(isa), kv_type_name(type), length, bytes / seconds * 1e-9,
-                    100 * bytes / seconds / measure_read_peak(isa, pool), 1e6 * seconds / layers);
+        const double bytes = static_cast<double>(page_bytes(type, options.heads, options.head_size)) * length / page_tokens * layers;
+        std::printf("%-9s %-5s decode  %5d keys: %7.2f GB/s, %5.1f %% of reading memory; %.2f us a layer\n", isa_name(isa),
+                    kv_type_name(type), length, bytes / seconds * 1e-9, 100 * bytes / seconds / measure_read_peak(isa, pool),
+                    1e6 * seconds / layers);
       }
     }
   }
@@ -191,8 +184,7 @@ int main(int argc, char** argv) {
       if (word == "type" && value == std::string_view(kv_type_name(type))) options.types = {type};
     }
     for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx_vnni, Isa::avx512}) {
-      if (word == "isa" && value == std::string_view(isa_name(isa)) && cpu_supports(isa))
-        options.isas.push_back(isa);
+      if (word == "isa" && value == std::string_view(isa_name(isa)) && cpu_supports(isa)) options.isas.push_back(isa);
     }
     ++i;
   }

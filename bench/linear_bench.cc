@@ -51,8 +51,7 @@ LinearWeight random_weight(int64_t in, int64_t out, std::byte* data, ThreadPool&
   std::normal_distribution<float> normal;
   for (float& value : values) value = normal(random);
   pack_linear(
-      Precision::fast, in, out,
-      [&](int64_t n, std::span<float> row) { std::copy_n(&values[n * 977 % 65536], row.size(), row.data()); },
+      Precision::fast, in, out, [&](int64_t n, std::span<float> row) { std::copy_n(&values[n * 977 % 65536], row.size(), row.data()); },
       data, pool);
   return {Precision::fast, in, out, data};
 }
@@ -117,8 +116,8 @@ void bench_shapes(Isa isa, ThreadPool& pool) {
       std::printf(
           "%-9s in %5ld out %5ld rows %4ld  %8.1f us  %6.3f Tops  %5.1f%% of int8 peak  (products alone "
           "%5.1f%%, peak %.3f)\n",
-          isa_name(isa), in, out, rows, whole * 1e6, operations / whole * 1e-12,
-          100 * operations / whole / peak, 100 * operations / multiply / peak, peak * 1e-12);
+          isa_name(isa), in, out, rows, whole * 1e6, operations / whole * 1e-12, 100 * operations / whole / peak,
+          100 * operations / multiply / peak, peak * 1e-12);
       std::fflush(stdout);
     }
   }
@@ -128,8 +127,7 @@ void bench_shapes(Isa isa, ThreadPool& pool) {
 void bench_decode(Isa isa, ThreadPool& pool) {
   std::vector<std::pair<int64_t, int64_t>> shapes;
   for (int layer = 0; layer < 30; ++layer) {
-    for (const auto& [in, out] : {std::pair{576, 960}, {576, 576}, {576, 3072}, {1536, 576}})
-      shapes.emplace_back(in, out);
+    for (const auto& [in, out] : {std::pair{576, 960}, {576, 576}, {576, 3072}, {1536, 576}}) shapes.emplace_back(in, out);
   }
   shapes.emplace_back(576, 49152);
   size_t bytes = 0;
@@ -161,11 +159,9 @@ void bench_decode(Isa isa, ThreadPool& pool) {
                             }
                           }));
     }
-    std::printf(
-        "%-9s decode rows %2ld  %7.3f ms  %5.1f GB/s  %5.1f%% of read peak %.1f  (products alone %5.1f%%)\n",
-        isa_name(isa), rows, best * 1e3, static_cast<double>(bytes) / best * 1e-9,
-        100 * static_cast<double>(bytes) / best / peak, peak * 1e-9,
-        100 * static_cast<double>(bytes) / products / peak);
+    std::printf("%-9s decode rows %2ld  %7.3f ms  %5.1f GB/s  %5.1f%% of read peak %.1f  (products alone %5.1f%%)\n", isa_name(isa), rows,
+                best * 1e3, static_cast<double>(bytes) / best * 1e-9, 100 * static_cast<double>(bytes) / best / peak, peak * 1e-9,
+                100 * static_cast<double>(bytes) / products / peak);
     std::fflush(stdout);
   }
 }
@@ -187,10 +183,9 @@ int run(int argc, char** argv) {
   if (!shapes && !decode) shapes = decode = true;
   ThreadPool pool(threads);
   const MachinePeaks peaks = measure_machine(*isa, pool);
-  std::printf("%s, %d threads: int8 %.3f Tops, bf16 %.3f TFLOP/s, float32 %.3f TFLOP/s, read %.1f GB/s\n",
-              isa_name(*isa), peaks.threads, peaks.int8_operations_per_second * 1e-12,
-              peaks.bf16_operations_per_second * 1e-12, peaks.float32_operations_per_second * 1e-12,
-              peaks.read_bytes_per_second * 1e-9);
+  std::printf("%s, %d threads: int8 %.3f Tops, bf16 %.3f TFLOP/s, float32 %.3f TFLOP/s, read %.1f GB/s\n", isa_name(*isa), peaks.threads,
+              peaks.int8_operations_per_second * 1e-12, peaks.bf16_operations_per_second * 1e-12,
+              peaks.float32_operations_per_second * 1e-12, peaks.read_bytes_per_second * 1e-9);
   if (decode) bench_decode(*isa, pool);
   if (shapes) bench_shapes(*isa, pool);
   return 0;

@@ -1,5 +1,5 @@
-// Whether a request's logits stay the same bits however its work is cut: 32 requests of one model in fast precision, one of them watched, in
-// chunks {1, 7, 64, 333, whole} x threads {1, 2} x alone or among the 31 others x f16, bf16 and int8 pages.
+// Whether a request's logits stay the same bits however its work is cut: 32 requests of one model in fast precision, one of them watched,
+// in chunks {1, 7, 64, 333, whole} x threads {1, 2} x alone or among the 31 others x f16, bf16 and int8 pages.
 //
 // same_logits MODEL    prints one JSON object: how many runs were compared, how many had equal logits and tokens, and which had not.
 #include <fmt/format.h>
@@ -64,9 +64,12 @@ Result<Outcome> run(const std::string& model, KvType type, int32_t chunk, int32_
         const std::lock_guard lock(mutex);
         outcome.logits[position].assign(logits.begin(), logits.end());
       };
-      ONSET_TRY(engine->submit(std::move(request), [&](const Event& event) {
-        if (event.token) outcome.tokens.push_back(event.token->token);
-      }).status());
+      ONSET_TRY(engine
+                    ->submit(std::move(request),
+                             [&](const Event& event) {
+                               if (event.token) outcome.tokens.push_back(event.token->token);
+                             })
+                    .status());
       continue;
     }
     request.tokens = random_prompt(*engine, 3 + 2 * i, 100 + static_cast<uint32_t>(i));
@@ -98,8 +101,8 @@ int compare(const std::string& model) {
           const bool same = whole->logits.size() == prompt_tokens && *whole == *cut;
           equal += same;
           if (!same) {
-            different += fmt::format("{}\"{} chunk {} threads {} companions {}\"", different.empty() ? "" : ", ", kv_type_name(type),
-                                     chunk, threads, others);
+            different += fmt::format("{}\"{} chunk {} threads {} companions {}\"", different.empty() ? "" : ", ", kv_type_name(type), chunk,
+                                     threads, others);
           }
         }
       }

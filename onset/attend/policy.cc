@@ -7,8 +7,7 @@ namespace onset {
 const AttentionPlan& DenseAttend::plan(const AttendContext& context) {
   const auto rows = static_cast<int32_t>(context.positions.size());
   const int32_t length = context.cache->length(context.layer, context.group);
-  if (rows != rows_ || length != length_ || context.window != window_ || context.query_heads != query_heads_ ||
-      context.scale != scale_) {
+  if (rows != rows_ || length != length_ || context.window != window_ || context.query_heads != query_heads_ || context.scale != scale_) {
     plan_ = dense_plan(rows, length, context.query_heads, context.scale, context.window);
     rows_ = rows, length_ = length, window_ = context.window;
     query_heads_ = context.query_heads, scale_ = context.scale;

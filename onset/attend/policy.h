@@ -12,11 +12,11 @@ namespace onset {
 // The rows of one sequence that run at one layer, when their keys have been stored.
 struct AttendContext {
   int layer = 0;
-  int group = 0;                        // group of KV heads
-  int query_heads = 0;                  // query heads of this group
-  float scale = 1.0f;                   // the model's own softmax scale
-  int32_t window = 0;                   // the model's own window at this layer, 0 = none
-  std::span<const int32_t> positions;   // of the query rows, ascending
+  int group = 0;                       // group of KV heads
+  int query_heads = 0;                 // query heads of this group
+  float scale = 1.0f;                  // the model's own softmax scale
+  int32_t window = 0;                  // the model's own window at this layer, 0 = none
+  std::span<const int32_t> positions;  // of the query rows, ascending
   const SequenceCache* cache = nullptr;
   // The query vectors (rotary embedding applied): row r, head h at queries + r * query_stride + h * head_size.
   const float* queries = nullptr;

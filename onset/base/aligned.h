@@ -17,14 +17,16 @@ struct AlignedAllocator {
   AlignedAllocator() = default;
   template <typename U>
   AlignedAllocator(const AlignedAllocator<U>&) {}  // NOLINT: converting, as allocators do
-  T* allocate(size_t count) {
-    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{cache_line_bytes}));
-  }
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{cache_line_bytes})); }
   void deallocate(T* data, size_t) { ::operator delete(data, std::align_val_t{cache_line_bytes}); }
   template <typename U>
-  void construct(U* place) { ::new (static_cast<void*>(place)) U; }
+  void construct(U* place) {
+    ::new (static_cast<void*>(place)) U;
+  }
   template <typename U, typename... Args>
-  void construct(U* place, Args&&... args) { ::new (static_cast<void*>(place)) U(static_cast<Args&&>(args)...); }
+  void construct(U* place, Args&&... args) {
+    ::new (static_cast<void*>(place)) U(static_cast<Args&&>(args)...);
+  }
   friend bool operator==(const AlignedAllocator&, const AlignedAllocator&) { return true; }
 };
 

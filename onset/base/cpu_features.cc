@@ -29,9 +29,8 @@ bool has_avx2() {
 }
 
 bool has_avx512_vnni_vl() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vnni");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
 
 bool has_avx512_bf16() {
@@ -45,10 +44,14 @@ bool has_avx512_bf16() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-    case Isa::generic: return "generic";
-    case Isa::avx2: return "avx2";
-    case Isa::avx_vnni: return "avx-vnni";
-    case Isa::avx512: return "avx512";
+    case Isa::generic:
+      return "generic";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx_vnni:
+      return "avx-vnni";
+    case Isa::avx512:
+      return "avx512";
   }
   return "unknown";
 }
@@ -57,10 +60,14 @@ bool cpu_supports(Isa isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   switch (isa) {
-    case Isa::generic: return true;
-    case Isa::avx2: return has_avx2();
-    case Isa::avx_vnni: return has_avx2() && (has_avx_vnni() || has_avx512_vnni_vl());
-    case Isa::avx512: return has_avx2() && has_avx512_vnni_vl() && has_avx512_bf16();
+    case Isa::generic:
+      return true;
+    case Isa::avx2:
+      return has_avx2();
+    case Isa::avx_vnni:
+      return has_avx2() && (has_avx_vnni() || has_avx512_vnni_vl());
+    case Isa::avx512:
+      return has_avx2() && has_avx512_vnni_vl() && has_avx512_bf16();
   }
   return false;
 #else

@@ -16,9 +16,7 @@ namespace {
 
 Status system_error(const std::filesystem::path& path, const char* what) {
   const int reason = errno;
-  const Code code = reason == ENOENT                      ? Code::not_found
-                    : reason == ENOSPC || reason == EDQUOT ? Code::resource_exhausted
-                                                          : Code::failed;
+  const Code code = reason == ENOENT ? Code::not_found : reason == ENOSPC || reason == EDQUOT ? Code::resource_exhausted : Code::failed;
   return error(code, "{}: {}: {}", path.string(), what, std::strerror(reason));
 }
 
@@ -96,7 +94,9 @@ Status AtomicFile::write(std::span<const std::byte> bytes) {
   return {};
 }
 
-Status AtomicFile::write(std::string_view text) { return write(std::as_bytes(std::span(text.data(), text.size()))); }
+Status AtomicFile::write(std::string_view text) {
+  return write(std::as_bytes(std::span(text.data(), text.size())));
+}
 
 Status AtomicFile::write_at(size_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {

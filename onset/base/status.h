@@ -37,9 +37,7 @@ class [[nodiscard]] Status {
   const std::string& message() const { return message_; }
 
   // The same error with "context: " in front, as in "model.gguf: tensor 3: ...".
-  Status within(const std::string& context) const {
-    return ok() ? *this : Status(code_, context + ": " + message_);
-  }
+  Status within(const std::string& context) const { return ok() ? *this : Status(code_, context + ": " + message_); }
 
  private:
   Code code_ = Code::ok;
@@ -56,15 +54,24 @@ Status error(Code code, fmt::format_string<Args...> format, Args&&... args) {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                                       // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}                                  // NOLINT: implicit on purpose
   Result(Status status) : status_(std::move(status)) { assert(!status_.ok()); }  // NOLINT
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
 
-  T& value() & { assert(ok()); return *value_; }
-  const T& value() const& { assert(ok()); return *value_; }
-  T&& value() && { assert(ok()); return std::move(*value_); }
+  T& value() & {
+    assert(ok());
+    return *value_;
+  }
+  const T& value() const& {
+    assert(ok());
+    return *value_;
+  }
+  T&& value() && {
+    assert(ok());
+    return std::move(*value_);
+  }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T&& operator*() && { return std::move(*this).value(); }
@@ -82,8 +89,8 @@ class [[nodiscard]] Result {
 #define ONSET_CONCAT(a, b) ONSET_CONCAT_(a, b)
 
 // Leaves the function with the error if `expression` (a Status) is one.
-#define ONSET_TRY(expression)                                   \
-  do {                                                          \
+#define ONSET_TRY(expression)                                                                    \
+  do {                                                                                           \
     if (::onset::Status onset_status_ = (expression); !onset_status_.ok()) return onset_status_; \
   } while (false)
 

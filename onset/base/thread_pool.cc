@@ -71,8 +71,7 @@ struct ThreadPool::Shared {
   }
 };
 
-ThreadPool::ThreadPool(int threads)
-    : threads_(threads < 1 ? 1 : threads), shared_(std::make_unique<Shared>()) {
+ThreadPool::ThreadPool(int threads) : threads_(threads < 1 ? 1 : threads), shared_(std::make_unique<Shared>()) {
   shared_->spins = threads_ <= available_cores();
   for (int worker = 1; worker < threads_; ++worker) {
     shared_->workers.emplace_back([shared = shared_.get(), worker] { shared->work(worker); });

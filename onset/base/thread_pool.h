@@ -42,8 +42,7 @@ class ThreadPool {
     }
     std::atomic<int64_t> next{0};
     run([&](int worker) {
-      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-        body(index, worker);
+      for (int64_t index; (index = next.fetch_add(1, std::memory_order_relaxed)) < count;) body(index, worker);
     });
   }
 

@@ -43,9 +43,7 @@ TEST(ThreadPool, RegionsFollowEachOther) {
     std::vector<int64_t> values(threads, 1), next(threads);
     int64_t expected = 1;
     for (int region = 0; region < 3000; ++region) {
-      pool.run([&](int worker) {
-        next[worker] = std::accumulate(values.begin(), values.end(), int64_t{0}) % 1000003;
-      });
+      pool.run([&](int worker) { next[worker] = std::accumulate(values.begin(), values.end(), int64_t{0}) % 1000003; });
       values.swap(next);
       expected = expected * threads % 1000003;
       ASSERT_EQ(values, std::vector<int64_t>(threads, expected)) << region;

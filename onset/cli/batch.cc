@@ -17,14 +17,17 @@ struct BatchFlags {
 void declare(CLI::App& command, BatchFlags& flags) {
   command.add_option("INPUT", flags.batch.input, "requests, one JSON object on each line: custom_id, method, url, body")->required();
   command.add_option("OUTPUT", flags.batch.output, "answers are appended here; those that it has are not asked again")->required();
-  command.add_option("--in-flight", flags.batch.in_flight, "requests worked on at a time")->check(CLI::Range(1, 1 << 16))->capture_default_str();
+  command.add_option("--in-flight", flags.batch.in_flight, "requests worked on at a time")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
   command.add_flag("--json", flags.json, "print one JSON object of figures at the end");
   add_served_models(command, flags.models);
   set_examples(command,
                "  onset batch requests.jsonl answers.jsonl\n"
                "  onset batch --model a=model.gguf requests.jsonl answers.jsonl\n\n"
                "  {\"custom_id\": \"1\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\",\n"
-               "   \"body\": {\"model\": \"smollm2-135m-instruct\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}}  (on one line)\n\n"
+               "   \"body\": {\"model\": \"smollm2-135m-instruct\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}}  (on "
+               "one line)\n\n"
                "A run that was stopped goes on when it is started again.");
 }
 
@@ -42,10 +45,15 @@ Status run(const BatchFlags& flags) {
   options.progress = [&bar](double share) { bar.update(share); };
   ONSET_ASSIGN(const serve::BatchReport report, serve::run_batch(hosts, options));
   if (flags.json) {
-    return write_json({{"requests", report.requests}, {"answered", report.answered}, {"done_before", report.done_before}, {"refused", report.refused},
-                       {"new_tokens", report.new_tokens}, {"seconds", report.seconds}});
+    return write_json({{"requests", report.requests},
+                       {"answered", report.answered},
+                       {"done_before", report.done_before},
+                       {"refused", report.refused},
+                       {"new_tokens", report.new_tokens},
+                       {"seconds", report.seconds}});
   }
-  note(fmt::format("{} requests: {} answered now, {} before, {} refused (their answers say why)", report.requests, report.answered, report.done_before, report.refused));
+  note(fmt::format("{} requests: {} answered now, {} before, {} refused (their answers say why)", report.requests, report.answered,
+                   report.done_before, report.refused));
   return {};
 }
 

@@ -21,12 +21,17 @@ struct BenchOptions {
 
 void declare(CLI::App& command, BenchOptions& options) {
   command.require_subcommand(0, 1);
-  command.add_option("--prompt", options.prompts, "prompt lengths in tokens, separated by commas")->delimiter(',')->allow_extra_args(false)
-      ->check(CLI::Range(1, 1 << 30))->capture_default_str();
-  command.add_option("--generate", options.generate, "single tokens to decode after one; 0: none")->check(CLI::Range(0, 1 << 30))
+  command.add_option("--prompt", options.prompts, "prompt lengths in tokens, separated by commas")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command.add_option("--generate", options.generate, "single tokens to decode after one; 0: none")
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   command.add_option("--repeat", options.repeat, "how often each is measured (one run before that is thrown away)")
-      ->check(CLI::Range(1, 10000))->capture_default_str();
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
   set_examples(command,

@@ -30,19 +30,29 @@ struct OfflineFlags {
 };
 
 void declare(CLI::App& command, OfflineFlags& options) {
-  auto* lengths = command.add_option("--lengths", options.lengths, "prompt lengths in tokens, separated by commas")->delimiter(',')
-      ->allow_extra_args(false)->check(CLI::Range(1, 1 << 24));
-  command.add_option("--trace", options.trace, "draw prompt lengths from this trace: CSV (num_prefill_tokens or ContextTokens) or JSON lines (input_length)")
+  auto* lengths = command.add_option("--lengths", options.lengths, "prompt lengths in tokens, separated by commas")
+                      ->delimiter(',')
+                      ->allow_extra_args(false)
+                      ->check(CLI::Range(1, 1 << 24));
+  command
+      .add_option("--trace", options.trace,
+                  "draw prompt lengths from this trace: CSV (num_prefill_tokens or ContextTokens) or JSON lines (input_length)")
       ->excludes(lengths);
   command.add_option("--prompts", options.prompts, "with --trace: how many")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command.add_option("--scale", options.scale, "with --trace: lengths times this")->check(CLI::Range(1e-6, 1e6))->capture_default_str();
-  command.add_option("--most", options.most, "with --trace: cut longer prompts to this many tokens (default: what the context has room for)")
+  command
+      .add_option("--most", options.most, "with --trace: cut longer prompts to this many tokens (default: what the context has room for)")
       ->check(CLI::Range(1, 1 << 24));
   command.add_option("--batch", options.batch, "prompts in a batch")->check(CLI::Range(1, 1 << 16))->capture_default_str();
-  command.add_option("-n,--new", options.new_tokens, "tokens to generate for each prompt")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command.add_option("-n,--new", options.new_tokens, "tokens to generate for each prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command.add_option("--repeat", options.repeat, "how often each policy runs, in turns")->check(CLI::Range(1, 1000))->capture_default_str();
-  command.add_option("--policy", options.policies, "padded, length-ordered, prepack, ragged; separated by commas")->delimiter(',')->allow_extra_args(false)
-      ->check(CLI::IsMember(offline_policy_names()))->capture_default_str();
+  command.add_option("--policy", options.policies, "padded, length-ordered, prepack, ragged; separated by commas")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember(offline_policy_names()))
+      ->capture_default_str();
   command.add_flag("--data-set", options.data_set, "prepack: pack all prompts at once, not batch by batch");
   command.add_flag("--omit-last", options.omit_last, "read a prompt's last token in a step of its own, as the paper's code does");
   command.add_flag("--each-batch", options.each_batch, "with --json: the seconds of each batch, too");
@@ -91,7 +101,8 @@ Json to_json(const OfflineFlags& options, const std::vector<Measured>& all) {
     if (options.each_batch) json["batch_seconds"] = one.last.batch_seconds;
     list.push_back(std::move(json));
   }
-  return {{"batch", options.batch}, {"prompts", all.front().last.tokens.size()}, {"peak_rss_bytes", peak_memory_bytes()}, {"policies", list}};
+  return {
+      {"batch", options.batch}, {"prompts", all.front().last.tokens.size()}, {"peak_rss_bytes", peak_memory_bytes()}, {"policies", list}};
 }
 
 Status print_table(const std::vector<Measured>& all) {
@@ -99,9 +110,9 @@ Status print_table(const std::vector<Measured>& all) {
   const double first = median(all.front().prefill_seconds);
   for (const Measured& one : all) {
     const double prefill = median(one.prefill_seconds);
-    rows.push_back({one.policy, fmt::format("{:.0f}", static_cast<double>(one.last.prompt_tokens) / prefill), std::to_string(one.last.computed_rows),
-                    fmt::format("{:.1f}", 1e3 * median(one.last.batch_seconds)), fmt::format("{:.2f} x", first / prefill),
-                    one.last.tokens == all.front().last.tokens ? "yes" : "no"});
+    rows.push_back({one.policy, fmt::format("{:.0f}", static_cast<double>(one.last.prompt_tokens) / prefill),
+                    std::to_string(one.last.computed_rows), fmt::format("{:.1f}", 1e3 * median(one.last.batch_seconds)),
+                    fmt::format("{:.2f} x", first / prefill), one.last.tokens == all.front().last.tokens ? "yes" : "no"});
   }
   return write_out(fmt::format("{} prompts, {} tokens in {} batches\n\n{}", all.front().last.tokens.size(), all.front().last.prompt_tokens,
                                all.front().last.batches, table_text(rows)));
@@ -126,9 +137,13 @@ Status run(const OfflineFlags& options) {
   for (int32_t i = 0; i < options.repeat; ++i) {
     for (Measured& one : all) {
       ONSET_ASSIGN(const OfflinePolicy policy, offline_policy(one.policy));
-      ONSET_ASSIGN(one.last, run_offline(*engine, prompts, {.policy = policy, .batch = options.batch, .whole_data_set = options.data_set,
-                                                            .new_tokens = options.new_tokens, .omit_last = options.omit_last,
-                                                            .progress = [&](double share) { bar.update((done + share) / runs, one.policy); }}));
+      ONSET_ASSIGN(one.last, run_offline(*engine, prompts,
+                                         {.policy = policy,
+                                          .batch = options.batch,
+                                          .whole_data_set = options.data_set,
+                                          .new_tokens = options.new_tokens,
+                                          .omit_last = options.omit_last,
+                                          .progress = [&](double share) { bar.update((done + share) / runs, one.policy); }}));
       one.prefill_seconds.push_back(one.last.prefill_seconds);
       one.seconds.push_back(one.last.seconds);
       ++done;

@@ -26,25 +26,36 @@ struct ScheduleFlags {
 };
 
 void declare(CLI::App& command, ScheduleFlags& options) {
-  command.add_option("--policies", options.policies, "which, separated by commas; they take turns")->delimiter(',')->allow_extra_args(false)
-      ->check(CLI::IsMember(schedule_policy_names()))->capture_default_str();
-  command.add_option("--requests", options.load.requests, "requests, all there from the beginning")->check(CLI::Range(1, 1 << 16))->capture_default_str();
+  command.add_option("--policies", options.policies, "which, separated by commas; they take turns")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::IsMember(schedule_policy_names()))
+      ->capture_default_str();
+  command.add_option("--requests", options.load.requests, "requests, all there from the beginning")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
   command.add_option("--prompt", options.load.prompt, "prompt tokens of each")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   command.add_option("--answer", options.load.answer, "answer tokens of each")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  command.add_option("--late-prompt", options.load.late_prompt, "then a prompt of so many tokens arrives; 0: none")->check(CLI::Range(0, 1 << 20))
+  command.add_option("--late-prompt", options.load.late_prompt, "then a prompt of so many tokens arrives; 0: none")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
-  command.add_option("--late-after", options.load.late_after, "when each request has had so many tokens")->check(CLI::Range(1, 1 << 20))
+  command.add_option("--late-after", options.load.late_after, "when each request has had so many tokens")
+      ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command.add_option("--places", options.places, "requests that run at a time at most")->check(CLI::Range(1, 1 << 16))->capture_default_str();
+  command.add_option("--places", options.places, "requests that run at a time at most")
+      ->check(CLI::Range(1, 1 << 16))
+      ->capture_default_str();
   command.add_option("--repeat", options.repeat, "how often each policy runs")->check(CLI::Range(1, 1000))->capture_default_str();
   command.add_option("--seed", options.load.seed, "decides the prompts' tokens")->capture_default_str();
-  command.add_option("-o,--trace", options.trace, "write each policy's last time line to FILE.POLICY.json, for chrome://tracing or Perfetto");
+  command.add_option("-o,--trace", options.trace,
+                     "write each policy's last time line to FILE.POLICY.json, for chrome://tracing or Perfetto");
   command.add_option("--machine-file", options.machine_file, "what onset bench steps has kept (default: machine.json in the cache folder)");
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
-  set_examples(command,
-               "  onset bench schedule --policies sarathi-serve,vllm --requests 8 --late-prompt 6000 --budget 128 --trace stall\n"
-               "  onset bench schedule --policies sarathi,orca,request-level --requests 16 --prompt 1000 --answer 24 --places 4 --budget 128");
+  set_examples(
+      command,
+      "  onset bench schedule --policies sarathi-serve,vllm --requests 8 --late-prompt 6000 --budget 128 --trace stall\n"
+      "  onset bench schedule --policies sarathi,orca,request-level --requests 16 --prompt 1000 --answer 24 --places 4 --budget 128");
 }
 
 struct Measured {
@@ -107,7 +118,8 @@ Json to_json(const std::vector<Measured>& all, const Engine& engine) {
               {"prompts_alone", counts.prompts_alone},
               {"preemptions", counts.preemptions},
               {"equal", one.last.answers == all.front().last.answers}};
-    if (!ratios.empty()) json["predicted"] = {{"ratio_50", rank(ratios, 0.5)}, {"ratio_99", rank(ratios, 0.99)}, {"ratio_worst", rank(ratios, 1.0)}};
+    if (!ratios.empty())
+      json["predicted"] = {{"ratio_50", rank(ratios, 0.5)}, {"ratio_99", rank(ratios, 0.99)}, {"ratio_worst", rank(ratios, 1.0)}};
     if (!one.late_first_token.empty()) json["late_first_token_seconds"] = one.late_first_token;
     list.push_back(std::move(json));
   }
@@ -115,7 +127,8 @@ Json to_json(const std::vector<Measured>& all, const Engine& engine) {
 }
 
 Status print_table(const std::vector<Measured>& all, bool late) {
-  std::vector<std::vector<std::string>> rows = {{"", "tokens/s", "steps", "tbt 50 % ms", "99 %", "worst", late ? "late prompt s" : "same answers"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"", "tokens/s", "steps", "tbt 50 % ms", "99 %", "worst", late ? "late prompt s" : "same answers"}};
   for (const Measured& one : all) {
     const std::vector<double> gaps = seconds_of(one.gaps);
     rows.push_back({one.policy, fmt::format("{:.0f}", static_cast<double>(one.last.tokens) / median(one.seconds)),
@@ -124,7 +137,8 @@ Status print_table(const std::vector<Measured>& all, bool late) {
                     late ? fmt::format("{:.2f}", median(one.late_first_token))
                          : std::string(one.last.answers == all.front().last.answers ? "yes" : "no")});
   }
-  return write_out(fmt::format("tbt: time between two tokens of an answer{}\n\n{}", late ? " while the late prompt is there" : "", table_text(rows)));
+  return write_out(
+      fmt::format("tbt: time between two tokens of an answer{}\n\n{}", late ? " while the late prompt is there" : "", table_text(rows)));
 }
 
 Status write_traces(const ScheduleFlags& options, const std::vector<Measured>& all) {
@@ -151,7 +165,8 @@ Status run(const ScheduleFlags& options) {
   ONSET_ASSIGN(const auto engine, load_engine(flags, tokens, options.places));
   use_predictions(options, *engine);
   std::vector<Measured> all;
-  for (const std::string& policy : options.policies) all.push_back({.policy = policy, .seconds = {}, .late_first_token = {}, .gaps = {}, .last = {}});
+  for (const std::string& policy : options.policies)
+    all.push_back({.policy = policy, .seconds = {}, .late_first_token = {}, .gaps = {}, .last = {}});
   ProgressBar bar("running");
   double done = 0;
   const double runs = static_cast<double>(all.size()) * options.repeat;

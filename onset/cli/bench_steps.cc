@@ -23,14 +23,25 @@ struct StepsOptions {
 };
 
 void declare(CLI::App& command, StepsOptions& options) {
-  command.add_option("--samples", options.benchmark.samples, "steps that are measured")->check(CLI::Range(40, 1 << 20))->capture_default_str();
-  command.add_option("--rows", options.benchmark.most_rows, "prompt tokens of a step at most")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  command.add_option("--answers", options.benchmark.most_answers, "answers beside them at most")->check(CLI::Range(1, 1024))->capture_default_str();
-  command.add_option("--most-context", options.benchmark.most_context, "tokens behind each at most")->check(CLI::Range(16, 1 << 24))->capture_default_str();
+  command.add_option("--samples", options.benchmark.samples, "steps that are measured")
+      ->check(CLI::Range(40, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--rows", options.benchmark.most_rows, "prompt tokens of a step at most")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--answers", options.benchmark.most_answers, "answers beside them at most")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--most-context", options.benchmark.most_context, "tokens behind each at most")
+      ->check(CLI::Range(16, 1 << 24))
+      ->capture_default_str();
   command.add_option("--seed", options.benchmark.seed, "decides which steps are measured")->capture_default_str();
-  command.add_option("--points", options.points,
-                     "measure these steps instead of fitting: ROWS+ANSWERS@CONTEXT, separated by commas")->delimiter(',')->allow_extra_args(false);
-  command.add_option("--repeat", options.repeat, "with --points: how often each is measured")->check(CLI::Range(1, 10000))->capture_default_str();
+  command.add_option("--points", options.points, "measure these steps instead of fitting: ROWS+ANSWERS@CONTEXT, separated by commas")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command.add_option("--repeat", options.repeat, "with --points: how often each is measured")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
   command.add_option("--machine-file", options.machine_file, "where the fitted times are kept (default: machine.json in the cache folder)");
   command.add_flag("--dry", options.dry, "do not keep the fitted times");
   command.add_flag("--json", options.json, "print one JSON object");
@@ -62,7 +73,8 @@ std::vector<std::pair<double, int32_t>> budgets_of(const StepModel& model) {
   std::vector<std::pair<double, int32_t>> budgets;
   const LinearStepCost cost(model.fit.weights);
   for (const double target : {0.010, 0.025, 0.050, 0.100, 0.150}) {
-    const auto budget = pick_token_budget(cost, {.target_seconds = target, .ratio_99 = model.fit.ratio_99, .layers = model.layers, .row_block = model.row_block});
+    const auto budget = pick_token_budget(
+        cost, {.target_seconds = target, .ratio_99 = model.fit.ratio_99, .layers = model.layers, .row_block = model.row_block});
     budgets.emplace_back(target, budget.ok() ? *budget : 0);
   }
   return budgets;
@@ -90,20 +102,23 @@ Status print_fit(const StepsOptions& options, const StepBenchmark& benchmark) {
   add("by itself", weights.per_step);
   add("each prompt token", layers * weights.per_prefill_row_layer);
   add("each answer", layers * weights.per_decode_row_layer);
-  for (const StepWeights::Bend& bend : weights.bends) add(fmt::format("each token beyond {:.0f}, more", bend.row_layers / layers), layers * bend.seconds);
+  for (const StepWeights::Bend& bend : weights.bends)
+    add(fmt::format("each token beyond {:.0f}, more", bend.row_layers / layers), layers * bend.seconds);
   add("1,000 tokens behind a prompt's token", 1000 * layers * weights.per_prefill_slot);
   add("1,000 tokens behind an answer", 1000 * layers * weights.per_decode_slot);
   add("each token that is drawn", weights.per_output_row);
   std::string budgets;
   for (const auto& [target, budget] : budgets_of(model)) {
-    budgets += fmt::format("{}{:.0f} ms: {}", budgets.empty() ? "" : ", ", 1e3 * target, budget > 0 ? std::to_string(budget) + " tokens" : "not possible");
+    budgets += fmt::format("{}{:.0f} ms: {}", budgets.empty() ? "" : ", ", 1e3 * target,
+                           budget > 0 ? std::to_string(budget) + " tokens" : "not possible");
   }
-  return write_out(fmt::format("{} on {} threads, {}, {} precision, {} keys and values; {} steps\n\n{}\n"
-                               "Predictions of steps that were not fitted are {:.1f} % off on average; one in a hundred takes {:.2f} times as long or more.\n"
-                               "Budgets for a time between tokens (8 answers, 1,024 tokens behind each): {}\n{}",
-                               model.key.model, model.key.threads, model.key.isa, model.key.precision, model.key.kv, model.fit.samples,
-                               table_text(rows), 100 * benchmark.held_out.mean_error, model.fit.ratio_99, budgets,
-                               options.dry ? "" : fmt::format("Kept in {}\n", file_of(options).string())));
+  return write_out(fmt::format(
+      "{} on {} threads, {}, {} precision, {} keys and values; {} steps\n\n{}\n"
+      "Predictions of steps that were not fitted are {:.1f} % off on average; one in a hundred takes {:.2f} times as long or more.\n"
+      "Budgets for a time between tokens (8 answers, 1,024 tokens behind each): {}\n{}",
+      model.key.model, model.key.threads, model.key.isa, model.key.precision, model.key.kv, model.fit.samples, table_text(rows),
+      100 * benchmark.held_out.mean_error, model.fit.ratio_99, budgets,
+      options.dry ? "" : fmt::format("Kept in {}\n", file_of(options).string())));
 }
 
 Status run_points(const StepsOptions& options) {
@@ -112,7 +127,8 @@ Status run_points(const StepsOptions& options) {
   for (const std::string& text : options.points) {
     StepPoint point;
     int end = 0;
-    if (std::sscanf(text.c_str(), "%d+%d@%d%n", &point.rows, &point.answers, &point.context, &end) != 3 || static_cast<size_t>(end) != text.size()) {
+    if (std::sscanf(text.c_str(), "%d+%d@%d%n", &point.rows, &point.answers, &point.context, &end) != 3 ||
+        static_cast<size_t>(end) != text.size()) {
       return error(Code::invalid_argument, "--points: {} is not ROWS+ANSWERS@CONTEXT", text);
     }
     answers = std::max(answers, point.answers);
@@ -130,7 +146,8 @@ Status run_points(const StepsOptions& options) {
   for (size_t i = 0; i < points.size(); ++i) {
     list.push_back({{"rows", points[i].rows}, {"answers", points[i].answers}, {"context", points[i].context}, {"seconds", seconds[i]}});
     rows.push_back({std::to_string(points[i].rows), std::to_string(points[i].answers), std::to_string(points[i].context),
-                    fmt::format("{:.2f}", 1e3 * median(seconds[i])), fmt::format("{:.2f}", 1e3 * *std::min_element(seconds[i].begin(), seconds[i].end()))});
+                    fmt::format("{:.2f}", 1e3 * median(seconds[i])),
+                    fmt::format("{:.2f}", 1e3 * *std::min_element(seconds[i].begin(), seconds[i].end()))});
   }
   if (options.json) return write_json({{"row_block", linear_row_block(engine->model().isa())}, {"points", list}});
   return write_out(table_text(rows));

@@ -72,7 +72,8 @@ class LineReader {
 
 class Dialogue {
  public:
-  Dialogue(Engine& engine, Chat& chat, bool figures) : engine_(engine), chat_(chat), figures_(figures), terminal_(isatty(STDIN_FILENO) == 1) {}
+  Dialogue(Engine& engine, Chat& chat, bool figures)
+      : engine_(engine), chat_(chat), figures_(figures), terminal_(isatty(STDIN_FILENO) == 1) {}
 
   Status run() {
     if (terminal_) std::fputs("Type a message; /help lists commands.\n", stderr);
@@ -113,7 +114,9 @@ class Dialogue {
       std::fputs("A new conversation.\n", stderr);
     } else if (name == "/system") {
       chat_.set_system(space == std::string::npos ? "" : line.substr(space + 1));
-      std::fputs(space == std::string::npos ? "A new conversation without a system message.\n" : "A new conversation with this system message.\n", stderr);
+      std::fputs(
+          space == std::string::npos ? "A new conversation without a system message.\n" : "A new conversation with this system message.\n",
+          stderr);
     } else if (name == "/stats") {
       std::fprintf(stderr, "%zu messages, %d of %d tokens of the context\n", chat_.messages().size(), chat_.tokens(), engine_.context());
     } else {
@@ -140,7 +143,8 @@ class Dialogue {
       return {};
     }
     if (turn->dropped_messages > 0) {
-      std::fprintf(stderr, "[the context of %d tokens was full: the %d oldest messages were forgotten]\n", engine_.context(), turn->dropped_messages);
+      std::fprintf(stderr, "[the context of %d tokens was full: the %d oldest messages were forgotten]\n", engine_.context(),
+                   turn->dropped_messages);
     }
     while (engine_.has_work()) {
       ONSET_TRY(engine_.step());
@@ -157,10 +161,12 @@ class Dialogue {
     if (last.finish == Finish::cancelled) std::fputs("[stopped]\n", stderr);
     if (last.finish == Finish::length) {
       const bool full = chat_.tokens() > engine_.context();
-      std::fputs(full ? fmt::format("[the context of {} tokens is full: the answer ends here, and the oldest messages will be forgotten next]\n",
-                                    engine_.context()).c_str()
-                      : "[stopped at the most tokens allowed]\n",
-                 stderr);
+      std::fputs(
+          full ? fmt::format("[the context of {} tokens is full: the answer ends here, and the oldest messages will be forgotten next]\n",
+                             engine_.context())
+                     .c_str()
+               : "[stopped at the most tokens allowed]\n",
+          stderr);
     }
     interrupted = false;
     if (!figures_) return;

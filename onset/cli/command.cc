@@ -2,12 +2,12 @@
 
 #include <fmt/ranges.h>
 
+#include <unistd.h>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <iterator>
-#include <unistd.h>
 
 #include "onset/base/mapped_file.h"
 #include "onset/cli/output.h"
@@ -15,7 +15,9 @@
 
 namespace onset::cli {
 
-void set_examples(CLI::App& command, const std::string& examples) { command.footer("\nExamples:\n" + examples); }
+void set_examples(CLI::App& command, const std::string& examples) {
+  command.footer("\nExamples:\n" + examples);
+}
 
 void add_model_flag(CLI::App& command, EngineFlags& flags) {
   command.add_option("-m,--model", flags.model,
@@ -32,16 +34,23 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("-p,--precision", flags.precision, "fast, or reference (float32, slow, for truth)")
       ->check(CLI::IsMember({"fast", "reference"}))
       ->capture_default_str();
-  command.add_option("--kv", flags.kv, "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, f32 in reference precision)")
+  command
+      .add_option("--kv", flags.kv,
+                  "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, f32 in reference precision)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}));
-  command.add_option("--schedule", flags.schedule, "who runs when requests compete: " + fmt::format("{}", fmt::join(schedule_policy_names(), ", ")))
+  command
+      .add_option("--schedule", flags.schedule,
+                  "who runs when requests compete: " + fmt::format("{}", fmt::join(schedule_policy_names(), ", ")))
       ->check(CLI::IsMember(schedule_policy_names()))
       ->capture_default_str();
   auto* budget = command.add_option("--budget", flags.budget, "tokens that are computed together in a step; changes no result")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
-  command.add_option("--tbt", flags.tbt, "time between tokens to keep, as in 50ms: picks the budget (after onset bench steps)")->excludes(budget);
-  command.add_option("--context", flags.context, "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
+                     ->check(CLI::Range(1, 1 << 20))
+                     ->capture_default_str();
+  command.add_option("--tbt", flags.tbt, "time between tokens to keep, as in 50ms: picks the budget (after onset bench steps)")
+      ->excludes(budget);
+  command
+      .add_option("--context", flags.context,
+                  "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command.add_flag("--no-cache", flags.no_cache, "do not keep packed weights for the next start");
 }
@@ -51,14 +60,17 @@ Result<double> duration_of(const std::string& option, const std::string& text) {
   int end = 0;
   if (std::sscanf(text.c_str(), "%lf%n", &value, &end) == 1 && std::isfinite(value) && value > 0) {
     const std::string unit = text.substr(end);
-    for (const auto& [name, seconds] : {std::pair("", 1.0), std::pair("s", 1.0), std::pair("ms", 1e-3), std::pair("us", 1e-6), std::pair("m", 60.0)}) {
+    for (const auto& [name, seconds] :
+         {std::pair("", 1.0), std::pair("s", 1.0), std::pair("ms", 1e-3), std::pair("us", 1e-6), std::pair("m", 60.0)}) {
       if (unit == name) return value * seconds;
     }
   }
   return error(Code::invalid_argument, "{}: {} is not a duration above 0, as in 50ms or 0.05s", option, text);
 }
 
-Precision precision_of(const std::string& name) { return name == "reference" ? Precision::reference : Precision::fast; }
+Precision precision_of(const std::string& name) {
+  return name == "reference" ? Precision::reference : Precision::fast;
+}
 
 std::optional<KvType> kv_type_of(const std::string& name) {
   for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
@@ -94,22 +106,39 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   SamplingOptions& options = flags.options;
   const std::string group = "Sampling";
   command.add_option("-n,--max-tokens", flags.most_new_tokens, "tokens of the answer at most (default: up to the context's end)")
-      ->check(CLI::Range(0, 1 << 30))->group(group);
-  command.add_option("--temperature", options.temperature, "0: always the most likely token")->capture_default_str()
-      ->check(CLI::Range(0.0, 100.0))->group(group);
-  command.add_option("--top-k", options.top_k, "only the K most likely tokens; 0: all")->capture_default_str()
-      ->check(CLI::NonNegativeNumber)->group(group);
-  command.add_option("--top-p", options.top_p, "only the most likely tokens that together have this probability")->capture_default_str()
-      ->check(CLI::Range(0.000001, 1.0))->group(group);
-  command.add_option("--min-p", options.min_p, "only tokens at least this likely, relative to the most likely one")->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0))->group(group);
+      ->check(CLI::Range(0, 1 << 30))
+      ->group(group);
+  command.add_option("--temperature", options.temperature, "0: always the most likely token")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0))
+      ->group(group);
+  command.add_option("--top-k", options.top_k, "only the K most likely tokens; 0: all")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
+  command.add_option("--top-p", options.top_p, "only the most likely tokens that together have this probability")
+      ->capture_default_str()
+      ->check(CLI::Range(0.000001, 1.0))
+      ->group(group);
+  command.add_option("--min-p", options.min_p, "only tokens at least this likely, relative to the most likely one")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0))
+      ->group(group);
   command.add_option("--repetition-penalty", options.repetition_penalty, "divides the logits of tokens that were seen; 1: off")
-      ->capture_default_str()->check(CLI::Range(0.01, 100.0))->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(0.01, 100.0))
+      ->group(group);
   command.add_option("--presence-penalty", options.presence_penalty, "taken from the logits of tokens that were generated")
-      ->capture_default_str()->check(CLI::Range(-100.0, 100.0))->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(-100.0, 100.0))
+      ->group(group);
   command.add_option("--frequency-penalty", options.frequency_penalty, "the same, for each time")
-      ->capture_default_str()->check(CLI::Range(-100.0, 100.0))->group(group);
-  command.add_option("--logit-bias", flags.bias, "ID:BIAS, added to a token's logit; may be repeated")->allow_extra_args(false)->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(-100.0, 100.0))
+      ->group(group);
+  command.add_option("--logit-bias", flags.bias, "ID:BIAS, added to a token's logit; may be repeated")
+      ->allow_extra_args(false)
+      ->group(group);
   command.add_option("--seed", options.seed, "equal seeds draw equal answers")->capture_default_str()->group(group);
   command.add_option("--stop", flags.stop, "the answer ends before this text; may be repeated")->allow_extra_args(false)->group(group);
 }
@@ -149,7 +178,7 @@ Result<std::string> read_text(const TextSource& source, const char* what) {
 std::atomic<bool> interrupted = false;
 
 void catch_interrupts() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = [](int) { interrupted = true; };
   action.sa_flags = 0;  // a read that waits for input returns
   sigaction(SIGINT, &action, nullptr);

@@ -7,7 +7,7 @@ namespace onset::cli {
 
 void add_run(CLI::App& app, Action& action);
 void add_chat(CLI::App& app, Action& action);
-void add_bench(CLI::App& app, Action& action);          // also the commands below it
+void add_bench(CLI::App& app, Action& action);  // also the commands below it
 void add_bench_machine(CLI::App& bench, Action& action);
 void add_bench_kernels(CLI::App& bench, Action& action);
 void add_bench_steps(CLI::App& bench, Action& action);

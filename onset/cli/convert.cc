@@ -33,12 +33,14 @@ std::vector<std::string> type_names() {
 void declare(CLI::App& command, ConvertCommand& options) {
   command.add_option("MODEL", options.source, "Hugging Face folder or GGUF file")->required();
   command.add_option("OUTPUT", options.destination, "the GGUF file to be written")->required();
-  command.add_option("--type", options.type, "element type of the matrices")->check(CLI::IsMember(type_names(), CLI::ignore_case))
+  command.add_option("--type", options.type, "element type of the matrices")
+      ->check(CLI::IsMember(type_names(), CLI::ignore_case))
       ->capture_default_str();
   command.add_flag("--pure", options.pure, "every matrix gets this type; otherwise some that matter most get more bits");
   command.add_option("--split-size", options.split_bytes, "begin another file after so many bytes (1G, 500M)")
       ->transform(CLI::AsSizeValue(false));
-  command.add_option("--split-tensors", options.split_tensors, "begin another file after so many tensors")->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command.add_option("--split-tensors", options.split_tensors, "begin another file after so many tensors")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   command.add_flag("--force", options.force, "replace OUTPUT if it exists");
   command.add_flag("--json", options.json, "print one JSON object");
   add_threads_flag(command, options.engine);
@@ -52,11 +54,13 @@ Json to_json(const ConvertReport& report) {
   Json files = Json::array(), fallbacks = Json::array();
   for (const auto& file : report.files) files.push_back(file.string());
   for (const ConvertFallback& fallback : report.fallbacks) {
-    fallbacks.push_back({{"tensor", fallback.tensor}, {"meant", dtype_name(fallback.meant)}, {"used", dtype_name(fallback.used)},
+    fallbacks.push_back({{"tensor", fallback.tensor},
+                         {"meant", dtype_name(fallback.meant)},
+                         {"used", dtype_name(fallback.used)},
                          {"columns", fallback.columns}});
   }
-  return {{"files", files},           {"tensors", report.tensors},         {"source_bytes", report.source_bytes},
-          {"bytes", report.bytes},    {"requantised", report.requantised}, {"fallbacks", fallbacks}};
+  return {{"files", files},        {"tensors", report.tensors},         {"source_bytes", report.source_bytes},
+          {"bytes", report.bytes}, {"requantised", report.requantised}, {"fallbacks", fallbacks}};
 }
 
 Status print_report(const ConvertReport& report) {
@@ -90,9 +94,11 @@ Status run(const ConvertCommand& options) {
   {
     ProgressBar bar("converting");
     chosen.progress = [&](const ConvertProgress& progress) {
-      bar.update(static_cast<double>(progress.bytes_done) / static_cast<double>(std::max<uint64_t>(1, progress.bytes_total)), progress.tensor);
+      bar.update(static_cast<double>(progress.bytes_done) / static_cast<double>(std::max<uint64_t>(1, progress.bytes_total)),
+                 progress.tensor);
     };
-    ThreadPool pool(options.engine.threads > 0 ? options.engine.threads : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
+    ThreadPool pool(options.engine.threads > 0 ? options.engine.threads
+                                               : static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
     ONSET_ASSIGN(report, convert(file, options.destination, chosen, pool));
   }
   return options.json ? write_json(to_json(report)) : print_report(report);

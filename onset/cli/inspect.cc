@@ -47,14 +47,18 @@ Json one(const Result<T>& value) {
 
 Json value_of(const ModelFile& file, const MetadataEntry& entry) {
   switch (entry.type) {
-    case MetadataType::text: return entry.is_array ? cut(file.texts(entry.key)) : one(file.text(entry.key));
+    case MetadataType::text:
+      return entry.is_array ? cut(file.texts(entry.key)) : one(file.text(entry.key));
     case MetadataType::f32:
-    case MetadataType::f64: return entry.is_array ? cut(file.reals(entry.key)) : one(file.real(entry.key));
+    case MetadataType::f64:
+      return entry.is_array ? cut(file.reals(entry.key)) : one(file.real(entry.key));
     case MetadataType::boolean:
       if (!entry.is_array) return one(file.boolean(entry.key));
       return fmt::format("{} booleans", entry.count);
-    case MetadataType::array: return fmt::format("{} arrays", entry.count);
-    default: return entry.is_array ? cut(file.integers(entry.key)) : one(file.integer(entry.key));
+    case MetadataType::array:
+      return fmt::format("{} arrays", entry.count);
+    default:
+      return entry.is_array ? cut(file.integers(entry.key)) : one(file.integer(entry.key));
   }
 }
 
@@ -85,11 +89,12 @@ std::string summary(const ModelFile& file) {
   std::string text = fmt::format("{}\n{} metadata entries, {} tensors, {}\n", file.path().string(), file.metadata().size(),
                                  file.tensors().size(), bytes_text(static_cast<double>(bytes)));
   if (const Result<ModelConfig> config = read_config(file); config.ok()) {
-    text += fmt::format("{}{}: {:.1f} million parameters, {} layers of {}, {} query and {} key/value heads of {}, feed-forward {}, vocabulary {}, "
-                        "context {}\n",
-                        config->architecture, config->name.empty() ? "" : fmt::format(" \"{}\"", config->name),
-                        static_cast<double>(parameter_count(*config)) / 1e6, config->layers, config->hidden, config->query_heads,
-                        config->kv_heads, config->head_size, config->feed_forward, config->vocabulary, config->context);
+    text += fmt::format(
+        "{}{}: {:.1f} million parameters, {} layers of {}, {} query and {} key/value heads of {}, feed-forward {}, vocabulary {}, "
+        "context {}\n",
+        config->architecture, config->name.empty() ? "" : fmt::format(" \"{}\"", config->name),
+        static_cast<double>(parameter_count(*config)) / 1e6, config->layers, config->hidden, config->query_heads, config->kv_heads,
+        config->head_size, config->feed_forward, config->vocabulary, config->context);
   } else {
     text += fmt::format("cannot be run: {}\n", config.status().message());
   }

@@ -72,13 +72,15 @@ Result<std::vector<RequestLength>> read_lengths(const std::string& path) {
       answer_column = column_of(names, "num_decode_tokens", "GeneratedTokens");
       if (prompt_column < 0 || answer_column < 0) {
         return error(Code::invalid_argument,
-                     "{}:{}: expected columns num_prefill_tokens and num_decode_tokens, or ContextTokens and GeneratedTokens", path, number);
+                     "{}:{}: expected columns num_prefill_tokens and num_decode_tokens, or ContextTokens and GeneratedTokens", path,
+                     number);
       }
       continue;
     } else {
       const auto fields = split(line);
       const auto most = static_cast<size_t>(std::max(prompt_column, answer_column));
-      if (fields.size() <= most || !read_number(fields[prompt_column], length.prompt) || !read_number(fields[answer_column], length.answer)) {
+      if (fields.size() <= most || !read_number(fields[prompt_column], length.prompt) ||
+          !read_number(fields[answer_column], length.answer)) {
         return error(Code::invalid_argument, "{}:{}: expected whole numbers of tokens", path, number);
       }
     }

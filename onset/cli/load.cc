@@ -26,22 +26,50 @@ struct LoadOptions {
 
 void declare_lengths(CLI::App& command, LoadOptions& options) {
   const std::string group = "Lengths and arrivals";
-  auto* trace = command.add_option("--trace", options.trace, "file of recorded lengths and arrivals (ShareGPT, Azure, Mooncake, Splitwise, arXiv)")->group(group);
+  auto* trace =
+      command.add_option("--trace", options.trace, "file of recorded lengths and arrivals (ShareGPT, Azure, Mooncake, Splitwise, arXiv)")
+          ->group(group);
   command.add_option("--prompt-tokens", options.prompt_tokens, "without a trace: length of every prompt")
-      ->capture_default_str()->check(CLI::Range(1, 1 << 24))->excludes(trace)->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 24))
+      ->excludes(trace)
+      ->group(group);
   command.add_option("--output-tokens", options.output_tokens, "without a trace: length of every answer")
-      ->capture_default_str()->check(CLI::Range(1, 1 << 24))->excludes(trace)->group(group);
-  command.add_option("-n,--requests", options.workload.requests, "how many")->capture_default_str()->check(CLI::Range(1, 1 << 20))->group(group);
-  command.add_option("--divide-lengths", options.workload.divide_lengths, "divides the lengths of a trace")->capture_default_str()->check(CLI::PositiveNumber)->group(group);
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 24))
+      ->excludes(trace)
+      ->group(group);
+  command.add_option("-n,--requests", options.workload.requests, "how many")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 1 << 20))
+      ->group(group);
+  command.add_option("--divide-lengths", options.workload.divide_lengths, "divides the lengths of a trace")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber)
+      ->group(group);
   command.add_option("--most-prompt-tokens", options.workload.most_prompt_tokens, "passes over requests with longer prompts; 0: none")
-      ->capture_default_str()->check(CLI::NonNegativeNumber)->group(group);
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
   command.add_option("--most-output-tokens", options.workload.most_output_tokens, "cuts longer answers; 0: none")
-      ->capture_default_str()->check(CLI::NonNegativeNumber)->group(group);
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
   command.add_flag("--in-order", options.workload.in_order, "the first requests of the trace instead of a random choice")->group(group);
-  auto* rate = command.add_option("--rate", options.workload.rate, "requests a second, arriving at random (Poisson); with --capacity: the first that is tried")
-                   ->capture_default_str()->check(CLI::PositiveNumber)->group(group);
-  command.add_flag("--trace-arrivals", options.workload.trace_arrivals, "requests arrive as in the trace")->excludes(rate)->needs(trace)->group(group);
-  command.add_option("--speed", options.workload.speed, "makes the trace's arrivals this much faster")->capture_default_str()->check(CLI::PositiveNumber)->group(group);
+  auto* rate = command
+                   .add_option("--rate", options.workload.rate,
+                               "requests a second, arriving at random (Poisson); with --capacity: the first that is tried")
+                   ->capture_default_str()
+                   ->check(CLI::PositiveNumber)
+                   ->group(group);
+  command.add_flag("--trace-arrivals", options.workload.trace_arrivals, "requests arrive as in the trace")
+      ->excludes(rate)
+      ->needs(trace)
+      ->group(group);
+  command.add_option("--speed", options.workload.speed, "makes the trace's arrivals this much faster")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber)
+      ->group(group);
   command.add_option("--seed", options.workload.seed, "equal seeds make equal loads")->capture_default_str()->group(group);
 }
 
@@ -49,16 +77,24 @@ void declare(CLI::App& command, LoadOptions& options) {
   command.add_option("--url", options.target.url, "the server; /v1/completions is added unless it is there")->capture_default_str();
   command.add_option("-m,--model", options.target.model, "the model's name, as the server knows it");
   command.add_option("--key-file", options.key_file, "file with the API key");
-  auto* words = command.add_flag("--words", options.target.words, "prompts are text of common words, not token ids: lengths are not exact then");
+  auto* words =
+      command.add_flag("--words", options.target.words, "prompts are text of common words, not token ids: lengths are not exact then");
   command.add_option("--ids", options.ids, "FIRST:LAST, the token ids that prompts are made of (default: 1000:9999)")->excludes(words);
-  command.add_option("--ban-token", options.target.banned, "id of a token that answers must not have, as the end of answer; may be repeated")->allow_extra_args(false);
+  command
+      .add_option("--ban-token", options.target.banned, "id of a token that answers must not have, as the end of answer; may be repeated")
+      ->allow_extra_args(false);
   command.add_option("--more", options.target.more, "JSON object with further members of each request");
-  command.add_option("--timeout", options.target.timeout_seconds, "seconds for one request")->capture_default_str()->check(CLI::PositiveNumber);
+  command.add_option("--timeout", options.target.timeout_seconds, "seconds for one request")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command.add_option("--ttft", options.first_token, "limit of the time to the first token, as 2s");
   command.add_option("--tbt", options.between_tokens, "limit of the time between tokens, as 100ms");
-  command.add_flag("--capacity", options.capacity, "finds the highest rate at which the median time to the first token and the 99th percentile of the time "
+  command.add_flag("--capacity", options.capacity,
+                   "finds the highest rate at which the median time to the first token and the 99th percentile of the time "
                    "between tokens keep the limits");
-  command.add_option("--precision", options.precision, "of the capacity, as a share of it")->capture_default_str()->check(CLI::Range(0.001, 0.9));
+  command.add_option("--precision", options.precision, "of the capacity, as a share of it")
+      ->capture_default_str()
+      ->check(CLI::Range(0.001, 0.9));
   command.add_flag("--json", options.json, "print one JSON object instead of a table");
   command.add_flag("--plan", options.plan, "send nothing: print the requests as JSON lines, with prompts as token ids");
   command.add_option("--svg", options.svg, "write a picture to this file");
@@ -87,32 +123,40 @@ Result<std::optional<double>> duration(const char* name, const std::string& text
 Status read_ids(const std::string& text, LoadTarget& target) {
   if (text.empty()) return {};
   int end = 0;
-  if (std::sscanf(text.c_str(), "%d:%d%n", &target.first_id, &target.last_id, &end) == 2 && static_cast<size_t>(end) == text.size()) return {};
+  if (std::sscanf(text.c_str(), "%d:%d%n", &target.first_id, &target.last_id, &end) == 2 && static_cast<size_t>(end) == text.size())
+    return {};
   return error(Code::invalid_argument, "--ids: {} is not FIRST:LAST, two token ids", text);
 }
 
-std::string milliseconds(double seconds) { return fmt::format("{:.{}f}", seconds * 1e3, seconds < 0.1 ? 1 : 0); }
+std::string milliseconds(double seconds) {
+  return fmt::format("{:.{}f}", seconds * 1e3, seconds < 0.1 ? 1 : 0);
+}
 
 std::string table_of(const LoadStatistics& statistics) {
   std::vector<std::vector<std::string>> rows{{"milliseconds", "P50", "P90", "P99", "mean", "most"}};
   const auto add = [&](const char* name, const Distribution& each) {
-    rows.push_back({name, milliseconds(each.p50), milliseconds(each.p90), milliseconds(each.p99), milliseconds(each.mean), milliseconds(each.most)});
+    rows.push_back(
+        {name, milliseconds(each.p50), milliseconds(each.p90), milliseconds(each.p99), milliseconds(each.mean), milliseconds(each.most)});
   };
   add("time to first token", statistics.first_token);
   add("time between tokens", statistics.between_tokens);
   add("latency per output token", statistics.normalised_latency);
-  return table_text(rows) + fmt::format("{} requests in {:.1f} s, {} failed: {:.2f} requests/s, {:.1f} output tokens/s, {:.1f} tokens/s in all; within the limits {}, "
-                                        "{:.2f} requests/s\n",
-                                        statistics.requests, statistics.seconds, statistics.failed, statistics.requests_per_second, statistics.output_tokens_per_second,
-                                        statistics.tokens_per_second, statistics.within_limits, statistics.goodput);
+  return table_text(rows) +
+         fmt::format(
+             "{} requests in {:.1f} s, {} failed: {:.2f} requests/s, {:.1f} output tokens/s, {:.1f} tokens/s in all; within the limits {}, "
+             "{:.2f} requests/s\n",
+             statistics.requests, statistics.seconds, statistics.failed, statistics.requests_per_second,
+             statistics.output_tokens_per_second, statistics.tokens_per_second, statistics.within_limits, statistics.goodput);
 }
 
 std::string table_of(const Capacity& capacity) {
-  std::vector<std::vector<std::string>> rows{{"requests/s", "TTFT P50 ms", "TTFT P99 ms", "TBT P50 ms", "TBT P99 ms", "output tokens/s", "failed", "limits"}};
+  std::vector<std::vector<std::string>> rows{
+      {"requests/s", "TTFT P50 ms", "TTFT P99 ms", "TBT P50 ms", "TBT P99 ms", "output tokens/s", "failed", "limits"}};
   for (const CapacityProbe& probe : capacity.probes) {
     const LoadStatistics& each = probe.statistics;
-    rows.push_back({fmt::format("{:.3f}", probe.rate), milliseconds(each.first_token.p50), milliseconds(each.first_token.p99), milliseconds(each.between_tokens.p50),
-                    milliseconds(each.between_tokens.p99), fmt::format("{:.1f}", each.output_tokens_per_second), std::to_string(each.failed), probe.meets ? "met" : "missed"});
+    rows.push_back({fmt::format("{:.3f}", probe.rate), milliseconds(each.first_token.p50), milliseconds(each.first_token.p99),
+                    milliseconds(each.between_tokens.p50), milliseconds(each.between_tokens.p99),
+                    fmt::format("{:.1f}", each.output_tokens_per_second), std::to_string(each.failed), probe.meets ? "met" : "missed"});
   }
   return table_text(rows) + fmt::format("capacity: {:.3f} requests/s\n", capacity.rate);
 }
@@ -166,7 +210,8 @@ Result<Loader> loader_of(const LoadOptions& options) {
     loader.target.api_key = key.substr(0, key.find_first_of("\r\n"));
   }
   if (options.trace.empty()) {
-    loader.trace.assign(static_cast<size_t>(options.workload.requests), {.prompt_tokens = options.prompt_tokens, .output_tokens = options.output_tokens});
+    loader.trace.assign(static_cast<size_t>(options.workload.requests),
+                        {.prompt_tokens = options.prompt_tokens, .output_tokens = options.output_tokens});
   } else {
     ONSET_ASSIGN(loader.trace, read_trace(options.trace));
   }
@@ -188,8 +233,9 @@ Status run(const LoadOptions& options) {
   ONSET_ASSIGN(const Loader loader, loader_of(options));
   if (options.plan) return write_plan(loader);
   catch_interrupts();
-  const std::string title = fmt::format("{}, {} requests", options.trace.empty() ? fmt::format("{} + {} tokens", options.prompt_tokens, options.output_tokens)
-                                                                                   : std::filesystem::path(options.trace).stem().string(),
+  const std::string title = fmt::format("{}, {} requests",
+                                        options.trace.empty() ? fmt::format("{} + {} tokens", options.prompt_tokens, options.output_tokens)
+                                                              : std::filesystem::path(options.trace).stem().string(),
                                         options.workload.requests);
   if (!options.capacity) {
     ONSET_ASSIGN(const std::vector<LoadRecord> records, loader.run(options.workload.rate));
@@ -202,9 +248,9 @@ Status run(const LoadOptions& options) {
   wanted.least_rate = std::min(wanted.least_rate, wanted.first_rate);
   wanted.most_rate = std::max(wanted.most_rate, wanted.first_rate);
   ONSET_ASSIGN(const Capacity capacity, find_capacity(wanted, [&](double rate) -> Result<LoadStatistics> {
-    ONSET_ASSIGN(const std::vector<LoadRecord> records, loader.run(rate));
-    return load_statistics(records, loader.limits);
-  }));
+                 ONSET_ASSIGN(const std::vector<LoadRecord> records, loader.run(rate));
+                 return load_statistics(records, loader.limits);
+               }));
   ONSET_TRY(write_picture(options.svg, capacity_picture(capacity, loader.limits, title)));
   return options.json ? write_json(to_json(capacity)) : write_out(table_of(capacity));
 }

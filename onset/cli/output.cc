@@ -38,13 +38,17 @@ size_t width_of(std::string_view text) {
 
 }  // namespace
 
-Status write_out(std::string_view text) { return write_all(STDOUT_FILENO, text); }
+Status write_out(std::string_view text) {
+  return write_all(STDOUT_FILENO, text);
+}
 
 Status write_json(const nlohmann::ordered_json& value) {
   return write_out(value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
-void note(std::string_view text) { write_error(fmt::format("onset: {}\n", text)); }
+void note(std::string_view text) {
+  write_error(fmt::format("onset: {}\n", text));
+}
 
 ProgressBar::ProgressBar(std::string title)
     : title_(std::move(title)), terminal_(isatty(STDERR_FILENO) == 1), began_(Clock::now()), last_(began_) {}
@@ -76,7 +80,7 @@ std::string bytes_text(double bytes) {
 }
 
 size_t peak_memory_bytes() {
-  struct rusage usage {};
+  struct rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<size_t>(usage.ru_maxrss) * 1024;
 }

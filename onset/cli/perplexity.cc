@@ -26,11 +26,12 @@ void declare(CLI::App& command, PerplexityCommand& options) {
       ->check(CLI::IsMember({"fast", "reference"}));
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
-  set_examples(command,
-               "  onset perplexity --file wiki.test.raw --window 512\n"
-               "  onset perplexity --file wiki.test.raw --tokens 16384 --kl-against reference\n\n"
-               "The text is cut into disjoint windows; every token of a window but its first is scored. Where the tokenizer begins texts with\n"
-               "BOS, each window is BOS and the first tokens of its run.");
+  set_examples(
+      command,
+      "  onset perplexity --file wiki.test.raw --window 512\n"
+      "  onset perplexity --file wiki.test.raw --tokens 16384 --kl-against reference\n\n"
+      "The text is cut into disjoint windows; every token of a window but its first is scored. Where the tokenizer begins texts with\n"
+      "BOS, each window is BOS and the first tokens of its run.");
 }
 
 std::string without_carriage_returns(std::string text) {
@@ -46,19 +47,22 @@ std::string without_carriage_returns(std::string text) {
 Result<std::vector<int32_t>> read_tokens(const Engine& engine, const PerplexityCommand& options) {
   ONSET_ASSIGN(std::string text, read_text(options.text, "the text"));
   if (engine.tokenizer() == nullptr) return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
-  ONSET_ASSIGN(std::vector<int32_t> tokens, engine.tokenizer()->encode(without_carriage_returns(std::move(text)),
-                                                                      {.add_special = false, .parse_special = false}));
+  ONSET_ASSIGN(std::vector<int32_t> tokens,
+               engine.tokenizer()->encode(without_carriage_returns(std::move(text)), {.add_special = false, .parse_special = false}));
   if (options.tokens > 0 && static_cast<int64_t>(tokens.size()) > options.tokens) tokens.resize(options.tokens);
   return tokens;
 }
 
 Json to_json(const Perplexity& perplexity) {
-  return {{"perplexity", perplexity.perplexity}, {"nll", perplexity.nll}, {"tokens_scored", perplexity.tokens_scored},
+  return {{"perplexity", perplexity.perplexity},
+          {"nll", perplexity.nll},
+          {"tokens_scored", perplexity.tokens_scored},
           {"windows", perplexity.windows}};
 }
 
 Json to_json(const PerplexityCommand& options, const Engine& engine, const Perplexity& perplexity) {
-  Json json{{"model", engine.model().file().path().string()}, {"precision", precision_name(engine.model().precision())},
+  Json json{{"model", engine.model().file().path().string()},
+            {"precision", precision_name(engine.model().precision())},
             {"window", options.window}};
   json.update(to_json(perplexity));
   return json;
@@ -96,13 +100,13 @@ Status measure_both(const PerplexityCommand& options, Engine& engine, const std:
     json["logprob_delta"] = divergence.logprob_delta;
     return write_json(json);
   }
-  return write_out(fmt::format("perplexity {:.4f} in {} precision, {:.4f} in {} precision ({:+.3f} %), {} tokens in {} windows of {}\n"
-                               "divergence: mean {:.5f} nats, 99th percentile {:.5f}; same most likely token {:.2f} %; mean |difference| of "
-                               "log-probabilities {:.4f}\n",
-                               divergence.tested.perplexity, options.engine.precision, divergence.reference.perplexity, options.kl_against,
-                               100 * (divergence.tested.perplexity / divergence.reference.perplexity - 1), divergence.tested.tokens_scored,
-                               divergence.tested.windows, options.window, divergence.kl_mean, divergence.kl_99, 100 * divergence.top1,
-                               divergence.logprob_delta));
+  return write_out(fmt::format(
+      "perplexity {:.4f} in {} precision, {:.4f} in {} precision ({:+.3f} %), {} tokens in {} windows of {}\n"
+      "divergence: mean {:.5f} nats, 99th percentile {:.5f}; same most likely token {:.2f} %; mean |difference| of "
+      "log-probabilities {:.4f}\n",
+      divergence.tested.perplexity, options.engine.precision, divergence.reference.perplexity, options.kl_against,
+      100 * (divergence.tested.perplexity / divergence.reference.perplexity - 1), divergence.tested.tokens_scored,
+      divergence.tested.windows, options.window, divergence.kl_mean, divergence.kl_99, 100 * divergence.top1, divergence.logprob_delta));
 }
 
 Status run(const PerplexityCommand& options) {

@@ -22,7 +22,9 @@ struct ProfileOptions {
 
 void declare(CLI::App& command, ProfileOptions& options) {
   auto* file = command.add_option("-f,--file", options.text.file, "the prompt, - for standard input (default: random tokens)");
-  command.add_option("--prompt", options.prompt, "number of random tokens")->check(CLI::Range(1, 1 << 30))->capture_default_str()
+  command.add_option("--prompt", options.prompt, "number of random tokens")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str()
       ->excludes(file);
   command.add_option("-o,--trace", options.trace, "also write the time line for chrome://tracing or Perfetto to this file");
   command.add_flag("--json", options.json, "print one JSON object");

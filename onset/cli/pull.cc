@@ -40,8 +40,13 @@ Status print_list(bool json) {
   for (const NamedModel& model : named_models()) {
     const bool there = std::filesystem::exists(models_folder() / model.file, ignored);
     rows.push_back({model.name, bytes_text(static_cast<double>(model.bytes)), model.licence, model.file + (there ? " (here)" : "")});
-    object[model.name] = {{"file", model.file}, {"bytes", model.bytes}, {"sha256", model.sha256}, {"licence", model.licence},
-                          {"licence_text", model.licence_text}, {"must_accept", model.must_accept}, {"here", there}};
+    object[model.name] = {{"file", model.file},
+                          {"bytes", model.bytes},
+                          {"sha256", model.sha256},
+                          {"licence", model.licence},
+                          {"licence_text", model.licence_text},
+                          {"must_accept", model.must_accept},
+                          {"here", there}};
   }
   return json ? write_json(object) : write_out(table_text(rows));
 }

@@ -37,7 +37,9 @@ void declare(CLI::App& command, RunOptions& options) {
   add_engine_flags(command, options.engine);
   add_sampling_flags(command, options.sampling);
   auto* object = command.add_flag("--json-object", options.json_object, "the answer is a JSON object")->group("Sampling");
-  command.add_option("--json-schema", options.json_schema, "the answer is JSON of the schema in this file (docs/json_schema.md lists its keywords)")
+  command
+      .add_option("--json-schema", options.json_schema,
+                  "the answer is JSON of the schema in this file (docs/json_schema.md lists its keywords)")
       ->excludes(object)
       ->group("Sampling");
   set_examples(command,
@@ -121,13 +123,13 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
 std::string statistics_line(const Answer& answer, double load_seconds) {
   const Event& last = answer.last;
   const Figures figures = figures_of(answer);
-  return fmt::format("[{} prompt tokens at {:.0f} tokens/s, first token after {:.0f} ms ({:.0f} ms to load), {} new tokens{}, {} of memory{}]\n",
-                     last.prompt_tokens, figures.prefill, last.first_token_seconds * 1e3, load_seconds * 1e3, last.new_tokens,
-                     last.new_tokens > 1 ? fmt::format(" at {:.0f} tokens/s", figures.decode) : "",
-                     bytes_text(static_cast<double>(peak_memory_bytes())),
-                     last.finish == Finish::length      ? "; stopped at the most tokens allowed"
-                     : last.finish == Finish::cancelled ? "; interrupted"
-                                                        : "");
+  return fmt::format(
+      "[{} prompt tokens at {:.0f} tokens/s, first token after {:.0f} ms ({:.0f} ms to load), {} new tokens{}, {} of memory{}]\n",
+      last.prompt_tokens, figures.prefill, last.first_token_seconds * 1e3, load_seconds * 1e3, last.new_tokens,
+      last.new_tokens > 1 ? fmt::format(" at {:.0f} tokens/s", figures.decode) : "", bytes_text(static_cast<double>(peak_memory_bytes())),
+      last.finish == Finish::length      ? "; stopped at the most tokens allowed"
+      : last.finish == Finish::cancelled ? "; interrupted"
+                                         : "");
 }
 
 // The grammar of the answer that the options ask for, if any.

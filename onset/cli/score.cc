@@ -24,19 +24,22 @@ void declare(CLI::App& command, ScoreOptions& options) {
   auto* ids = command.add_option("--ids", options.ids, "token ids instead: a file with a JSON list, - for standard input");
   text->excludes(file)->excludes(ids);
   file->excludes(ids);
-  command.add_option("--top", options.top, "how many likely tokens to list after the last one")->check(CLI::Range(0, 1 << 20))
+  command.add_option("--top", options.top, "how many likely tokens to list after the last one")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   command.add_flag("--no-special", options.no_special, "do not begin the text with the model's BOS token");
   command.add_flag("--logits", options.logits, "with --json: also all logits after the last token");
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
-  set_examples(command,
-               "  onset score --text \"The capital of France is Paris.\"\n"
-               "  onset score --model model.gguf --precision reference --json --file text.txt\n"
-               "  echo '[504, 3575, 282]' | onset score --json --ids -\n\n"
-               "The JSON object: {\"ids\": [...], \"logprob\": [null, ...], \"rank\": [null, ...], \"argmax\": [...], \"top\": [[id, logprob], ...]}.\n"
-               "Entry i of logprob is ids[i] given its prefix (natural logarithm), its rank among all tokens is 1 if it was the most likely\n"
-               "one; entry i of argmax is the most likely token after ids[i]; top follows the last token.");
+  set_examples(
+      command,
+      "  onset score --text \"The capital of France is Paris.\"\n"
+      "  onset score --model model.gguf --precision reference --json --file text.txt\n"
+      "  echo '[504, 3575, 282]' | onset score --json --ids -\n\n"
+      "The JSON object: {\"ids\": [...], \"logprob\": [null, ...], \"rank\": [null, ...], \"argmax\": [...], \"top\": [[id, logprob], "
+      "...]}.\n"
+      "Entry i of logprob is ids[i] given its prefix (natural logarithm), its rank among all tokens is 1 if it was the most likely\n"
+      "one; entry i of argmax is the most likely token after ids[i]; top follows the last token.");
 }
 
 Result<std::vector<int32_t>> read_ids(const std::string& file) {
@@ -57,7 +60,8 @@ Result<std::vector<int32_t>> tokens_of(const Engine& engine, const ScoreOptions&
   if (!options.ids.empty()) return read_ids(options.ids);
   TextSource source = options.text;
   if (!options.text_argument.empty()) source.words = {options.text_argument};
-  ONSET_ASSIGN(const std::string text, options.text_argument.empty() ? read_text(source, "the text") : Result<std::string>(options.text_argument));
+  ONSET_ASSIGN(const std::string text,
+               options.text_argument.empty() ? read_text(source, "the text") : Result<std::string>(options.text_argument));
   if (engine.tokenizer() == nullptr) {
     return error(Code::unsupported, "{} has no tokenizer: give token ids with --ids", engine.model().file().path().string());
   }

@@ -24,17 +24,25 @@ void declare(CLI::App& command, ServeFlags& flags) {
   command.add_option("--api-keys", options.api_keys, "a file with one key on each line; without it everybody may ask");
   command.add_option("--tls-certificate", options.certificate, "certificate chain (PEM); with it the server speaks https");
   command.add_option("--tls-key", options.key, "its private key (PEM)");
-  command.add_option("--cors", options.cors_origins, "an origin whose pages may ask, or *; may be repeated (default: none)")->allow_extra_args(false);
+  command.add_option("--cors", options.cors_origins, "an origin whose pages may ask, or *; may be repeated (default: none)")
+      ->allow_extra_args(false);
   command.add_option("--drain", options.drain_seconds, "seconds that running requests may take after SIGTERM")->capture_default_str();
 
   const std::string group = "Limits";
   command.add_option("--max-body", limits.body_bytes, "bytes of a request's body")->capture_default_str()->group(group);
   command.add_option("--header-time", limits.header_seconds, "seconds for a request's headers")->capture_default_str()->group(group);
-  command.add_option("--idle-time", limits.idle_seconds, "seconds without progress after which a connection is closed")->capture_default_str()->group(group);
+  command.add_option("--idle-time", limits.idle_seconds, "seconds without progress after which a connection is closed")
+      ->capture_default_str()
+      ->group(group);
   command.add_option("--max-connections", limits.connections, "open connections")->capture_default_str()->group(group);
-  command.add_option("--max-requests", limits.requests, "requests worked on at a time; more are told to try again")->capture_default_str()->group(group);
-  command.add_option("--max-tokens-in-flight", limits.tokens_in_flight,
-                     "prompt and answer tokens that these may come to, for each model; 0: 8 x its context")->capture_default_str()->group(group);
+  command.add_option("--max-requests", limits.requests, "requests worked on at a time; more are told to try again")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--max-tokens-in-flight", limits.tokens_in_flight,
+                  "prompt and answer tokens that these may come to, for each model; 0: 8 x its context")
+      ->capture_default_str()
+      ->group(group);
 
   add_served_models(command, flags.models);
   set_examples(command,

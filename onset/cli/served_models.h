@@ -12,7 +12,7 @@ namespace onset::cli {
 struct ServedModels {
   EngineFlags engine;
   std::vector<std::string> models;  // NAME=MODEL or MODEL
-  bool swap = false;  // preempted requests write their pages to a file
+  bool swap = false;                // preempted requests write their pages to a file
   int64_t pool_tokens = 65536;
   int32_t most_running = 256;
 };
@@ -24,6 +24,7 @@ struct NamedModel {
 };
 // Errors: not_found, invalid_argument for NAME= without a model, for two of one name.
 Result<std::vector<NamedModel>> find_served_models(const ServedModels& flags);
-Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& flags, const NamedModel& model, serve::Deliver deliver, serve::Metrics& metrics);
+Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& flags, const NamedModel& model, serve::Deliver deliver,
+                                                            serve::Metrics& metrics);
 
 }  // namespace onset::cli

@@ -23,7 +23,9 @@ void declare(CLI::App& command, TokenizeOptions& options) {
   auto* words = command.add_option("TEXT", options.text.words, "the text, or - for standard input");
   auto* text = command.add_option("--text", options.text_option, "the text");
   auto* file = command.add_option("-f,--file", options.text.file, "the text from a file, - for standard input");
-  auto* decode = command.add_option("-d,--decode", options.decode, "print the text of these token ids instead")->delimiter(',')->allow_extra_args(false);
+  auto* decode = command.add_option("-d,--decode", options.decode, "print the text of these token ids instead")
+                     ->delimiter(',')
+                     ->allow_extra_args(false);
   text->excludes(words)->excludes(file);
   file->excludes(words);
   decode->excludes(words)->excludes(text)->excludes(file);
@@ -47,7 +49,9 @@ Result<Tokenizer> open_tokenizer(const std::string& name) {
   return load_tokenizer(file);
 }
 
-std::string quoted(std::string_view text) { return Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string quoted(std::string_view text) {
+  return Json(std::string(text)).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
 Status run(const TokenizeOptions& options) {
   ONSET_ASSIGN(const Tokenizer tokenizer, open_tokenizer(options.engine.model));
@@ -55,8 +59,10 @@ Status run(const TokenizeOptions& options) {
     ONSET_ASSIGN(const std::string text, tokenizer.decode(options.decode));
     return options.json ? write_json({{"text", text}}) : write_out(text + "\n");
   }
-  ONSET_ASSIGN(const std::string text, options.text_option.empty() ? read_text(options.text, "the text") : Result<std::string>(options.text_option));
-  ONSET_ASSIGN(const std::vector<int32_t> ids, tokenizer.encode(text, {.add_special = !options.no_special, .parse_special = !options.plain}));
+  ONSET_ASSIGN(const std::string text,
+               options.text_option.empty() ? read_text(options.text, "the text") : Result<std::string>(options.text_option));
+  ONSET_ASSIGN(const std::vector<int32_t> ids,
+               tokenizer.encode(text, {.add_special = !options.no_special, .parse_special = !options.plain}));
   if (options.count) {
     return options.json ? write_json({{"count", ids.size()}}) : write_out(fmt::format("{}\n", ids.size()));
   }

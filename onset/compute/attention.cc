@@ -20,22 +20,19 @@ size_t partial_floats(const KeyValueView& keys) {
   return 2 + static_cast<size_t>(head_layout(keys.type, keys.head_size).padded);
 }
 
-float* partial_of(AttentionTasks& tasks, const AttentionTasks::Split& split, const AttentionCall& call,
-                  int32_t segment, int32_t row, int32_t head) {
+float* partial_of(AttentionTasks& tasks, const AttentionTasks::Split& split, const AttentionCall& call, int32_t segment, int32_t row,
+                  int32_t head) {
   const int32_t group = group_of(call);
   const auto rows = static_cast<size_t>(split.row_end - split.row_begin);
-  const size_t line = (static_cast<size_t>(segment) * rows + static_cast<size_t>(row - split.row_begin)) *
-                          static_cast<size_t>(group) +
+  const size_t line = (static_cast<size_t>(segment) * rows + static_cast<size_t>(row - split.row_begin)) * static_cast<size_t>(group) +
                       static_cast<size_t>(head - split.kv_head * group);
   return tasks.partials.data() + split.partials + line * partial_floats(call.keys);
 }
 
-void store_partials(const Worker& worker, AttentionTasks& tasks, const AttentionTasks::Split& split,
-                    int32_t segment) {
+void store_partials(const Worker& worker, AttentionTasks& tasks, const AttentionTasks::Split& split, int32_t segment) {
   const AttentionBlock& block = worker.scratch.block;
   for (int32_t lane = 0; lane < block.used_lanes; ++lane) {
-    float* partial =
-        partial_of(tasks, split, worker.call, segment, worker.lanes.row[lane], worker.lanes.head[lane]);
+    float* partial = partial_of(tasks, split, worker.call, segment, worker.lanes.row[lane], worker.lanes.head[lane]);
     partial[0] = block.maximum[lane];
     partial[1] = block.sum[lane];
     const int32_t chunk = lane / block.chunk_lanes;
@@ -47,8 +44,8 @@ void store_partials(const Worker& worker, AttentionTasks& tasks, const Attention
 // ---- tasks ----
 
 // Computes the block of `used` lanes over the task's segments and writes outputs or partial results.
-void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used,
-               const AttentionTask& task, AttentionTasks& tasks) {
+void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used, const AttentionTask& task,
+               AttentionTasks& tasks) {
   worker.begin_block(pattern, used, true);
   AttentionBlock& block = worker.scratch.block;
   const AttentionCall& call = worker.call;
@@ -73,8 +70,8 @@ void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
     const float sum = block.total_sum[lane];
     factors[lane] = sum == 0 ? 0.0f : 1.0f / sum;
     if (lane >= used || call.log_sum_exp == nullptr) continue;
-    call.log_sum_exp[static_cast<int64_t>(worker.lanes.row[lane]) * call.query_heads +
-                     worker.lanes.head[lane]] = log_sum_exp_of(block.total_maximum[lane], sum, one);
+    call.log_sum_exp[static_cast<int64_t>(worker.lanes.row[lane]) * call.query_heads + worker.lanes.head[lane]] =
+        log_sum_exp_of(block.total_maximum[lane], sum, one);
   }
   worker.kernels.finish(block, factors);
 }
@@ -102,8 +99,7 @@ void for_each_pattern(const AttentionCall& call, int32_t kv_head, const Body& bo
 void clear_rows(const AttentionCall& call, const AttentionTask& task) {
   const int32_t group = group_of(call), first = task.kv_head * group;
   for (int32_t row = task.row_begin; row < task.row_end; ++row) {
-    float* output =
-        call.output + row * call.output_stride + static_cast<int64_t>(first) * call.keys.head_size;
+    float* output = call.output + row * call.output_stride + static_cast<int64_t>(first) * call.keys.head_size;
     std::fill(output, output + static_cast<int64_t>(group) * call.keys.head_size, 0.0f);
     if (call.log_sum_exp == nullptr) continue;
     float* log_sum_exp = call.log_sum_exp + static_cast<int64_t>(row) * call.query_heads + first;
@@ -124,8 +120,8 @@ void clear_partials(const AttentionCall& call, const AttentionTask& task, Attent
 }
 
 // Slots that row `row` visits by `plan`, roughly: exact where slots are positions.
-double visited_slots(const AttentionCall& call, const AttentionPattern& pattern, const PlanBlock& plan,
-                     int32_t row, int32_t begin, int32_t end) {
+double visited_slots(const AttentionCall& call, const AttentionPattern& pattern, const PlanBlock& plan, int32_t row, int32_t begin,
+                     int32_t end) {
   const int64_t position = call.positions[row];
   int64_t low = begin, high = end, slots = 0;
   if (call.keys.positions == nullptr) {
@@ -141,16 +137,13 @@ double visited_slots(const AttentionCall& call, const AttentionPattern& pattern,
 
 double cost_of(const AttentionCall& call, const AttentionTask& task) {
   double slots = 0;
-  for_each_pattern(
-      call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
-        for_each_plan_block(
-            pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
-              slots += static_cast<double>(heads.size()) * (end - begin) *
-                       visited_slots(call, pattern, plan, begin + (end - begin) / 2,
-                                     task.segment_begin * attention_segment_slots,
-                                     std::min(task.segment_end * attention_segment_slots, call.keys.length));
-            });
-      });
+  for_each_pattern(call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
+    for_each_plan_block(pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
+      slots += static_cast<double>(heads.size()) * (end - begin) *
+               visited_slots(call, pattern, plan, begin + (end - begin) / 2, task.segment_begin * attention_segment_slots,
+                             std::min(task.segment_end * attention_segment_slots, call.keys.length));
+    });
+  });
   return 2 * slots * call.keys.head_size;
 }
 
@@ -164,8 +157,7 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
   const int64_t wanted = static_cast<int64_t>(threads) * tasks_for_each_thread;
   const auto count_tasks = [&](int32_t rows) {
     int64_t count = 0;
-    for (const AttentionCall& call : calls)
-      count += static_cast<int64_t>(call.keys.heads) * ((call.rows + rows - 1) / rows);
+    for (const AttentionCall& call : calls) count += static_cast<int64_t>(call.keys.heads) * ((call.rows + rows - 1) / rows);
     return count;
   };
   int32_t rows = most_task_rows;
@@ -190,8 +182,7 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
         }
         task.split = static_cast<int32_t>(result.splits.size());
         result.splits.push_back({task.call, head, row, task.row_end, result.partials.size()});
-        const size_t lines = static_cast<size_t>(segments) * static_cast<size_t>(task.row_end - row) *
-                             static_cast<size_t>(group_of(call));
+        const size_t lines = static_cast<size_t>(segments) * static_cast<size_t>(task.row_end - row) * static_cast<size_t>(group_of(call));
         result.partials.resize(result.partials.size() + lines * partial_floats(call.keys));
         for (int32_t segment = 0; segment < segments; ++segment) {
           task.segment_begin = segment;
@@ -204,8 +195,7 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
   }
   std::sort(result.tasks.begin(), result.tasks.end(), [](const AttentionTask& a, const AttentionTask& b) {
     if (a.cost != b.cost) return a.cost > b.cost;
-    return std::tie(a.call, a.kv_head, a.row_begin, a.segment_begin) <
-           std::tie(b.call, b.kv_head, b.row_begin, b.segment_begin);
+    return std::tie(a.call, a.kv_head, a.row_begin, a.segment_begin) < std::tie(b.call, b.kv_head, b.row_begin, b.segment_begin);
   });
   return result;
 }
@@ -220,8 +210,7 @@ size_t attention_scratch_bytes(const std::vector<AttentionCall>& calls) {
   return bytes;
 }
 
-void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t index,
-                   std::byte* scratch) {
+void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t index, std::byte* scratch) {
   std::atomic_ref<Isa>(tasks.isa).store(isa, std::memory_order_relaxed);
   const AttentionTask& task = tasks.tasks[index];
   const AttentionCall& call = calls[static_cast<size_t>(task.call)];
@@ -231,22 +220,20 @@ void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTa
     clear_rows(call, task);
   }
   Worker worker(kernels_for(isa), call, task.kv_head, Pieces(scratch));
-  for_each_pattern(
-      call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
-        const auto count = static_cast<int32_t>(heads.size());
-        for_each_plan_block(pattern, task.row_begin, task.row_end,
-                            [&](const PlanBlock& plan, int32_t begin, int32_t end) {
-                              const int32_t all_lanes = (end - begin) * count;
-                              for (int32_t lane = 0; lane < all_lanes; lane += block_lanes) {
-                                const int32_t used = std::min(block_lanes, all_lanes - lane);
-                                for (int32_t i = 0; i < used; ++i) {
-                                  worker.lanes.row[i] = begin + (lane + i) / count;
-                                  worker.lanes.head[i] = heads[static_cast<size_t>((lane + i) % count)];
-                                }
-                                run_block(worker, pattern, plan, used, task, tasks);
-                              }
-                            });
-      });
+  for_each_pattern(call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
+    const auto count = static_cast<int32_t>(heads.size());
+    for_each_plan_block(pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
+      const int32_t all_lanes = (end - begin) * count;
+      for (int32_t lane = 0; lane < all_lanes; lane += block_lanes) {
+        const int32_t used = std::min(block_lanes, all_lanes - lane);
+        for (int32_t i = 0; i < used; ++i) {
+          worker.lanes.row[i] = begin + (lane + i) / count;
+          worker.lanes.head[i] = heads[static_cast<size_t>((lane + i) % count)];
+        }
+        run_block(worker, pattern, plan, used, task, tasks);
+      }
+    });
+  });
 }
 
 void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& tasks) {
@@ -261,8 +248,7 @@ void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& t
           const float* segment = partial_of(tasks, split, call, s, row, head);
           const MergeFactors factors = merge_factors(total[0], segment[0]);
           total[0] = factors.maximum;
-          for (int32_t i = 1; i < 2 + size; ++i)
-            total[i] = total[i] * factors.total + segment[i] * factors.segment;
+          for (int32_t i = 1; i < 2 + size; ++i) total[i] = total[i] * factors.total + segment[i] * factors.segment;
         }
         // As Worker's blocks and finish_outputs() do it: outputs of split and whole tasks have equal bits.
         float* output = call.output + row * call.output_stride + static_cast<int64_t>(head) * size;
@@ -270,15 +256,13 @@ void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& t
         for (int32_t d = 0; d < size; ++d) output[d] = total[2 + d] * factor + 0.0f;
         if (rotates_values(call.keys.type)) rotate_head(output, size);
         if (call.log_sum_exp != nullptr) {
-          call.log_sum_exp[static_cast<int64_t>(row) * call.query_heads + head] =
-              log_sum_exp_of(total[0], total[1], one);
+          call.log_sum_exp[static_cast<int64_t>(row) * call.query_heads + head] = log_sum_exp_of(total[0], total[1], one);
         }
       }
     }
   }
 }
-void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a,
-                     const float* output_b, const float* lse_b) {
+void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a, const float* output_b, const float* lse_b) {
   for (int64_t i = 0; i < rows * heads; ++i) {
     const float largest = std::max(lse_a[i], lse_b[i]);
     if (!(largest > minus_infinity)) continue;

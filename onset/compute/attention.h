@@ -31,7 +31,7 @@ struct AttentionCall {
   const AttentionPlan* plan = nullptr;
   KeyValueView keys;
   int32_t rows = 0;
-  int32_t query_heads = 0;  // a multiple of keys.heads; head h reads KV head h / (query_heads / keys.heads)
+  int32_t query_heads = 0;             // a multiple of keys.heads; head h reads KV head h / (query_heads / keys.heads)
   const int32_t* positions = nullptr;  // [rows], the queries' positions, in any order
   // Row r, head h begins at queries + r * query_stride + h * head_size. Rotary embedding applied.
   const float* queries = nullptr;
@@ -47,8 +47,8 @@ struct AttentionTask {
   int32_t kv_head = 0;
   int32_t row_begin = 0, row_end = 0;
   int32_t segment_begin = 0, segment_end = 0;  // which key segments (see attention_tasks)
-  int32_t split = -1;  // index into AttentionTasks::splits if the task covers only some segments; -1: whole
-  double cost = 0;     // products, for ordering
+  int32_t split = -1;                          // index into AttentionTasks::splits if the task covers only some segments; -1: whole
+  double cost = 0;                             // products, for ordering
 };
 
 inline constexpr int32_t attention_segment_slots = 1024;
@@ -74,8 +74,7 @@ size_t attention_scratch_bytes(const std::vector<AttentionCall>& calls);
 
 // Runs one task on the calling thread. `scratch` is 64-byte aligned. All tasks of a step run with the same
 // `isa`.
-void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t task,
-                   std::byte* scratch);
+void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTasks& tasks, size_t task, std::byte* scratch);
 
 // Merges the partial results of rows that were split by key segments; after all tasks have run.
 void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& tasks);
@@ -83,8 +82,7 @@ void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& t
 // Merges two results over disjoint sets of keys (equation (3) of the FlashAttention-decoding write-up:
 // weights exp(lse_i - lse)): output_a, lse_a become those of the union. `rows` x `heads` x `head_size`,
 // packed.
-void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a,
-                     const float* output_b, const float* lse_b);
+void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a, const float* output_b, const float* lse_b);
 
 // Softmax rows of chosen queries, without values: what selectors look at.
 struct SoftmaxSums {

@@ -23,9 +23,8 @@ ONSET_INLINE Floats dot_bf16(Floats sum, Ints a, Ints b) {
 ONSET_INLINE Ints pack_bf16(Floats low, Floats high) {
   // One instruction rounds both; the numbers of `low` come first and have to be paired with those of `high`.
   const Ints both = same_bits<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-  const Ints order =
-      _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008,
-                       0x170007, 0x160006, 0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+  const Ints order = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007, 0x160006,
+                                      0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
   return _mm512_permutexvar_epi16(order, both);
 }
 ONSET_INLINE void store_bf16(void* to, Floats v) {

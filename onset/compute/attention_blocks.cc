@@ -11,16 +11,14 @@ namespace {
 void set_visible(uint64_t* tiles, int32_t begin, int32_t end) {
   while (begin < end) {
     const int32_t tile = begin / tile_slots, stop = std::min(end, (tile + 1) * tile_slots);
-    const uint64_t below_stop =
-        stop % tile_slots == 0 ? ~uint64_t{0} : (uint64_t{1} << stop % tile_slots) - 1;
+    const uint64_t below_stop = stop % tile_slots == 0 ? ~uint64_t{0} : (uint64_t{1} << stop % tile_slots) - 1;
     tiles[tile] |= below_stop & ~((uint64_t{1} << begin % tile_slots) - 1);
     begin = stop;
   }
 }
 
 // Copies the key and value of slot `from` of a head to slot `to` of another.
-void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target,
-               int to) {
+void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target, int to) {
   const auto word = static_cast<size_t>(layout.word), padded = static_cast<size_t>(layout.padded);
   const size_t number = type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
   const auto source_slot = static_cast<size_t>(from), target_slot = static_cast<size_t>(to);
@@ -28,20 +26,16 @@ void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, i
     std::memcpy(target + layout.keys + (w * page_tokens + target_slot) * word * number,
                 source + layout.keys + (w * page_tokens + source_slot) * word * number, word * number);
   }
-  const std::byte* source_values =
-      source + layout.values + (source_slot / word * padded * word + source_slot % word) * number;
-  std::byte* target_values =
-      target + layout.values + (target_slot / word * padded * word + target_slot % word) * number;
+  const std::byte* source_values = source + layout.values + (source_slot / word * padded * word + source_slot % word) * number;
+  std::byte* target_values = target + layout.values + (target_slot / word * padded * word + target_slot % word) * number;
   for (size_t d = 0; d < padded; ++d) {
     std::memcpy(target_values + d * word * number, source_values + d * word * number, number);
   }
   if (type != KvType::int8) return;
   for (const size_t scales : {layout.key_scales, layout.value_log2, layout.value_inverse}) {
-    std::memcpy(target + scales + target_slot * sizeof(float), source + scales + source_slot * sizeof(float),
-                sizeof(float));
+    std::memcpy(target + scales + target_slot * sizeof(float), source + scales + source_slot * sizeof(float), sizeof(float));
   }
 }
-
 
 // Adds a tile unless no lane sees any of it.
 void add_tile(AttentionTile tile, const AttentionBlock& block, PositionBounds queries, SegmentTiles& list) {
@@ -53,8 +47,7 @@ void add_tile(AttentionTile tile, const AttentionBlock& block, PositionBounds qu
   } else {
     // What no lane can see need not be computed.
     if (block.causal && queries.most < least) return;
-    if (block.causal && queries.most - least < tile_slots - 1)
-      tile.visible &= (uint64_t{2} << (queries.most - least)) - 1;
+    if (block.causal && queries.most - least < tile_slots - 1) tile.visible &= (uint64_t{2} << (queries.most - least)) - 1;
     if (block.window != 0 && tile.base >= block.sink) {
       const int64_t gone = queries.least - block.window + 1 - least;
       if (gone >= tile_slots) return;
@@ -81,10 +74,8 @@ class Gatherer {
   void add(int32_t slot, const AttentionBlock& block, PositionBounds queries, SegmentTiles& list) {
     const std::byte* page = call_.keys.pages[static_cast<size_t>(slot / page_tokens)];
     std::byte* head = scratch_.gathered + static_cast<size_t>(tile_) * layout_.bytes;
-    copy_slot(call_.keys.type, layout_, page + static_cast<size_t>(kv_head_) * layout_.bytes,
-              slot % page_tokens, head, filled_);
-    scratch_.gathered_positions[tile_ * tile_slots + filled_] =
-        call_.keys.positions != nullptr ? call_.keys.positions[slot] : slot;
+    copy_slot(call_.keys.type, layout_, page + static_cast<size_t>(kv_head_) * layout_.bytes, slot % page_tokens, head, filled_);
+    scratch_.gathered_positions[tile_ * tile_slots + filled_] = call_.keys.positions != nullptr ? call_.keys.positions[slot] : slot;
     if (++filled_ == tile_slots) flush(block, queries, list);
   }
 
@@ -157,16 +148,14 @@ Scratch cut_scratch(KvType type, int32_t head_size, Pieces& pieces) {
   return scratch;
 }
 
-void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& plan, int32_t segment,
-                PositionBounds queries, bool gather, const HeadLayout& layout, const Scratch& scratch,
-                SegmentTiles& list) {
+void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& plan, int32_t segment, PositionBounds queries, bool gather,
+                const HeadLayout& layout, const Scratch& scratch, SegmentTiles& list) {
   const AttentionBlock& block = scratch.block;
   const KeyValueView& keys = call.keys;
   const int32_t begin = segment * attention_segment_slots;
   const int32_t end = std::min(begin + attention_segment_slots, keys.length);
   uint64_t in_ranges[segment_tiles] = {}, in_columns[segment_tiles] = {};
-  auto range = std::partition_point(plan.ranges.begin(), plan.ranges.end(),
-                                    [&](const KeyRange& r) { return r.end <= begin; });
+  auto range = std::partition_point(plan.ranges.begin(), plan.ranges.end(), [&](const KeyRange& r) { return r.end <= begin; });
   for (; range != plan.ranges.end() && range->begin < end; ++range) {
     set_visible(in_ranges, std::max(range->begin, begin) - begin, std::min(range->end, end) - begin);
   }
@@ -233,15 +222,13 @@ void Worker::begin_block(const AttentionPattern& pattern, int32_t used, bool may
   for (int32_t lane = 0; lane < used; ++lane) {
     const int64_t head = static_cast<int64_t>(lanes.head[lane]) * call.keys.head_size;
     block.queries[lane] = call.queries + lanes.row[lane] * call.query_stride + head;
-    block.outputs[lane] =
-        call.output == nullptr ? nullptr : call.output + lanes.row[lane] * call.output_stride + head;
+    block.outputs[lane] = call.output == nullptr ? nullptr : call.output + lanes.row[lane] * call.output_stride + head;
     const int32_t position = call.positions[lanes.row[lane]];
     block.query_positions[lane] = position;
     queries.least = std::min<int64_t>(queries.least, position);
     queries.most = std::max<int64_t>(queries.most, position);
   }
-  for (int32_t lane = used; lane < block_lanes; ++lane)
-    block.query_positions[lane] = block.query_positions[0];
+  for (int32_t lane = used; lane < block_lanes; ++lane) block.query_positions[lane] = block.query_positions[0];
   kernels.pack(block);
 }
 
@@ -276,23 +263,21 @@ void Worker::merge_segment(bool first, bool with_output) {
     for (int32_t d = 0; d < block.padded; ++d) {
       const int32_t at = (chunk * block.padded + d) * block.chunk_lanes;
       for (int32_t lane = 0; lane < block.chunk_lanes; ++lane) {
-        block.total_output[at + lane] = block.total_output[at + lane] * total_factors[lane] +
-                                        block.output[at + lane] * segment_factors[lane];
+        block.total_output[at + lane] =
+            block.total_output[at + lane] * total_factors[lane] + block.output[at + lane] * segment_factors[lane];
       }
     }
   }
 }
 
 MergeFactors merge_factors(float total_maximum, float segment_maximum) {
-  if (total_maximum >= segment_maximum)
-    return {total_maximum, 1.0f, std::exp2(segment_maximum - total_maximum)};
+  if (total_maximum >= segment_maximum) return {total_maximum, 1.0f, std::exp2(segment_maximum - total_maximum)};
   return {segment_maximum, std::exp2(total_maximum - segment_maximum), 1.0f};
 }
 
 float log_sum_exp_of(float maximum, float sum, float one) {
   if (!(maximum > seen_score)) return minus_infinity;
-  return static_cast<float>((static_cast<double>(maximum) + std::log2(static_cast<double>(sum / one))) /
-                            log2_of_e);
+  return static_cast<float>((static_cast<double>(maximum) + std::log2(static_cast<double>(sum / one))) / log2_of_e);
 }
 
 }  // namespace onset::attention_blocks

@@ -78,9 +78,8 @@ struct PositionBounds {
 };
 
 // The tiles of segment `segment` that the lanes of `block` visit, as `plan` says.
-void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& plan, int32_t segment,
-                PositionBounds queries, bool gather, const HeadLayout& layout, const Scratch& scratch,
-                SegmentTiles& list);
+void list_tiles(const AttentionCall& call, int32_t kv_head, const PlanBlock& plan, int32_t segment, PositionBounds queries, bool gather,
+                const HeadLayout& layout, const Scratch& scratch, SegmentTiles& list);
 
 // Row and query head of every lane.
 struct LaneNames {
@@ -124,8 +123,7 @@ float log_sum_exp_of(float maximum, float sum, float one);
 // Calls body(plan block, first row, last row + 1) for the blocks of a pattern that meet rows begin..end-1.
 template <typename Body>
 void for_each_plan_block(const AttentionPattern& pattern, int32_t begin, int32_t end, const Body& body) {
-  auto block = std::partition_point(pattern.blocks.begin(), pattern.blocks.end(),
-                                    [&](const PlanBlock& b) { return b.row_end <= begin; });
+  auto block = std::partition_point(pattern.blocks.begin(), pattern.blocks.end(), [&](const PlanBlock& b) { return b.row_end <= begin; });
   for (; block != pattern.blocks.end() && block->row_begin < end; ++block) {
     body(*block, std::max(begin, block->row_begin), std::min(end, block->row_end));
   }

@@ -42,7 +42,7 @@ struct AttentionTile {
 
 struct AttentionBlock {
   PageNumbers numbers = PageNumbers::f32;
-  int32_t head_size = 0, padded = 0;  // padded: to a multiple of 4
+  int32_t head_size = 0, padded = 0;                                               // padded: to a multiple of 4
   size_t keys = 0, values = 0, key_scales = 0, value_log2 = 0, value_inverse = 0;  // offsets in a head
   size_t head_bytes = 0;
   bool rotate_keys = false, rotate_values = false;
@@ -96,8 +96,7 @@ struct AttentionKernels {
   // total_output * factors[lane], rotated back, to the lanes' outputs. Overwrites total_output.
   void (*finish)(AttentionBlock& block, const float* factors);
   // probabilities[chunk][tile_slots][lane] = 2^(score - log2_sums[lane]), 0 where a lane does not look.
-  void (*probabilities)(AttentionBlock& block, const AttentionTile& tile, const float* log2_sums,
-                        float* probabilities);
+  void (*probabilities)(AttentionBlock& block, const AttentionTile& tile, const float* log2_sums, float* probabilities);
 };
 
 extern const AttentionKernels attention_generic;

@@ -20,9 +20,7 @@ void add_probabilities(const Worker& worker, const AttentionTile& tile, int32_t 
     const int64_t position = tile.positions != nullptr ? tile.positions[i] : tile.base + i;
     for (int32_t lane = 0; lane < block.used_lanes; ++lane) {
       const int32_t chunk = lane / block.chunk_lanes;
-      const float p =
-          worker.scratch
-              .probabilities[(chunk * tile_slots + i) * block.chunk_lanes + lane % block.chunk_lanes];
+      const float p = worker.scratch.probabilities[(chunk * tile_slots + i) * block.chunk_lanes + lane % block.chunk_lanes];
       column[tile.base + i] += p;
       const int64_t distance = block.query_positions[lane] - position;
       if (distance >= 0 && distance < length) diagonal[distance] += p;
@@ -32,8 +30,7 @@ void add_probabilities(const Worker& worker, const AttentionTile& tile, int32_t 
 
 // Two passes over the keys for a block of lanes that share a query head: the sums of exponentials, then the
 // probabilities.
-void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used,
-               int32_t head, SoftmaxSums& sums) {
+void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used, int32_t head, SoftmaxSums& sums) {
   worker.begin_block(pattern, used, false);
   AttentionBlock& block = worker.scratch.block;
   const int32_t segments = segments_of(worker.call.keys);
@@ -48,12 +45,10 @@ void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
   float* log2_sums = worker.scratch.factors;
   for (int32_t lane = 0; lane < block.chunks * block.chunk_lanes; ++lane) {
     const bool seen = block.total_maximum[lane] > seen_score;
-    log2_sums[lane] =
-        seen ? block.total_maximum[lane] + std::log2(block.total_sum[lane] / one) : -masked_score;
+    log2_sums[lane] = seen ? block.total_maximum[lane] + std::log2(block.total_sum[lane] / one) : -masked_score;
   }
   for (int32_t segment = 0; segment < segments; ++segment) {
-    list_tiles(worker.call, worker.kv_head, plan, segment, worker.queries, false, worker.layout,
-               worker.scratch, worker.tiles);
+    list_tiles(worker.call, worker.kv_head, plan, segment, worker.queries, false, worker.layout, worker.scratch, worker.tiles);
     for (int t = 0; t < worker.tiles.count; ++t) {
       worker.kernels.probabilities(block, worker.tiles.tiles[t], log2_sums, worker.scratch.probabilities);
       add_probabilities(worker, worker.tiles.tiles[t], head, sums);

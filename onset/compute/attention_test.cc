@@ -107,15 +107,14 @@ Case make_case(Random& random, KvType type, int heads, int group, int size, int3
   const size_t token = static_cast<size_t>(heads) * static_cast<size_t>(size);
   const int32_t pages = (length + page_tokens - 1) / page_tokens;
   // Bytes that were never written must not matter: 0xff is not-a-number in every float format.
-  c.pages.assign(static_cast<size_t>(pages),
-                 AlignedVector<std::byte>(page_bytes(type, heads, size), std::byte{0xff}));
+  c.pages.assign(static_cast<size_t>(pages), AlignedVector<std::byte>(page_bytes(type, heads, size), std::byte{0xff}));
   std::vector<float> key(token), value(token);
   for (int32_t slot = 0; slot < length; ++slot) {
     const float loud = slot % 37 == 0 ? 3.0f : 1.0f;
     for (float& x : key) x = loud * normal(random);
     for (float& x : value) x = normal(random) / loud;
-    write_slot(Isa::generic, type, heads, size, c.pages[static_cast<size_t>(slot / page_tokens)].data(),
-               slot % page_tokens, key.data(), value.data());
+    write_slot(Isa::generic, type, heads, size, c.pages[static_cast<size_t>(slot / page_tokens)].data(), slot % page_tokens, key.data(),
+               value.data());
   }
   for (const auto& page : c.pages) c.page_pointers.push_back(page.data());
   c.queries.resize(static_cast<size_t>(rows * c.stride()));
@@ -133,8 +132,7 @@ void run(Isa isa, std::vector<AttentionCall> calls, int threads = 1) {
   for (int worker = 0; worker < threads; ++worker) {
     workers.emplace_back([&, worker] {
       AlignedVector<std::byte> scratch(attention_scratch_bytes(calls));
-      for (size_t task = static_cast<size_t>(worker); task < tasks.tasks.size();
-           task += static_cast<size_t>(threads)) {
+      for (size_t task = static_cast<size_t>(worker); task < tasks.tasks.size(); task += static_cast<size_t>(threads)) {
         run_attention(isa, calls, tasks, task, scratch.data());
       }
     });
@@ -161,8 +159,7 @@ void expect_near_reference(Case& c, const std::string& what, int threads = 1) {
       if (std::isinf(expected.log_sum_exp[i])) {
         ASSERT_EQ(c.log_sum_exp[i], -std::numeric_limits<float>::infinity()) << what;
       } else {
-        ASSERT_NEAR(c.log_sum_exp[i], expected.log_sum_exp[i],
-                    3 * tolerance(c.type) + 1e-6 * std::fabs(expected.log_sum_exp[i]))
+        ASSERT_NEAR(c.log_sum_exp[i], expected.log_sum_exp[i], 3 * tolerance(c.type) + 1e-6 * std::fabs(expected.log_sum_exp[i]))
             << what << " " << kv_type_name(c.type) << " " << isa_name(isa) << " row and head " << i;
       }
     }
@@ -230,8 +227,7 @@ Case random_case(Random& random, KvType type, int largest_length) {
   }
   if (integer(random, 0, 4) != 0) {
     c.plan.patterns.clear();
-    for (int n = integer(random, 1, 3); n > 0; --n)
-      c.plan.patterns.push_back(random_pattern(random, rows, length, size));
+    for (int n = integer(random, 1, 3); n > 0; --n) c.plan.patterns.push_back(random_pattern(random, rows, length, size));
     for (uint16_t& index : c.plan.pattern_of_head) {
       index = static_cast<uint16_t>(random() % c.plan.patterns.size());
     }
@@ -256,8 +252,7 @@ TEST(Attention, DenseWindowAndSinkEqualTheReference) {
     for (const int size : {64, 128, 256}) {
       for (const int32_t window : {0, 50, 300}) {
         Case c = make_case(random, type, 1, 3, size, 400, 90);
-        c.plan =
-            dense_plan(c.rows, c.length, c.query_heads(), 1.0f / std::sqrt(static_cast<float>(size)), window);
+        c.plan = dense_plan(c.rows, c.length, c.query_heads(), 1.0f / std::sqrt(static_cast<float>(size)), window);
         c.plan.patterns[0].sink = window == 50 ? 4 : 0;
         expect_near_reference(c, "window " + std::to_string(window));
         if (HasFatalFailure()) return;
@@ -293,8 +288,8 @@ TEST(Attention, AnySplitOfRowsGivesEqualBits) {
   for (const KvType type : all_types) {
     for (const Isa isa : supported_isas()) {
       for (int i = 0; i < 10; ++i) {
-        Case c = i % 2 == 0 ? make_case(random, type, 1, 3, 64, 200 + 200 * (i % 7), 70)
-                            : random_case(random, type, i % 4 == 1 ? 1500 : 300);
+        Case c =
+            i % 2 == 0 ? make_case(random, type, 1, 3, 64, 200 + 200 * (i % 7), 70) : random_case(random, type, i % 4 == 1 ? 1500 : 300);
         run(isa, {c.call()});
         const std::vector<float> output = c.output, log_sum_exp = c.log_sum_exp;
         const int steps[] = {1, 2, 7, 33, 64};
@@ -307,8 +302,7 @@ TEST(Attention, AnySplitOfRowsGivesEqualBits) {
           calls.push_back(part(whole, *plans.back(), row, std::min(c.rows, row + step)));
         }
         run(isa, calls, 1 + i % 2);
-        EXPECT_TRUE(same_bits(output, c.output))
-            << kv_type_name(type) << " " << isa_name(isa) << " rows by " << step;
+        EXPECT_TRUE(same_bits(output, c.output)) << kv_type_name(type) << " " << isa_name(isa) << " rows by " << step;
         EXPECT_TRUE(same_bits(log_sum_exp, c.log_sum_exp)) << kv_type_name(type) << " " << isa_name(isa);
       }
     }
@@ -335,8 +329,7 @@ TEST(Attention, ChunkedPrefillGivesEqualBits) {
             plan = dense_plan(end - row, end, 3, 0.125f, window);
             run(isa, {call});
           }
-          EXPECT_TRUE(same_bits(output, c.output))
-              << kv_type_name(type) << " " << isa_name(isa) << " chunk " << chunk;
+          EXPECT_TRUE(same_bits(output, c.output)) << kv_type_name(type) << " " << isa_name(isa) << " chunk " << chunk;
         }
       }
     }
@@ -354,8 +347,7 @@ TEST(Attention, ThreadsAndKeySegmentsGiveEqualBits) {
         const std::vector<float> output = c.output, log_sum_exp = c.log_sum_exp;
         for (const int threads : {2, 16}) {
           run(isa, {c.call()}, threads);
-          EXPECT_TRUE(same_bits(output, c.output))
-              << kv_type_name(type) << " " << isa_name(isa) << " " << threads << " threads";
+          EXPECT_TRUE(same_bits(output, c.output)) << kv_type_name(type) << " " << isa_name(isa) << " " << threads << " threads";
           EXPECT_TRUE(same_bits(log_sum_exp, c.log_sum_exp)) << kv_type_name(type);
         }
       }
@@ -440,8 +432,7 @@ TEST(Attention, ExtremeScoresStayFinite) {
       Case c = make_case(random, type, 1, 2, 16, 300, 20);
       for (size_t i = 0; i < c.queries.size(); ++i) c.queries[i] *= i % 5 == 0 ? 1000.0f : 0.0f;
       run(isa, {c.call()});
-      for (const float x : c.output)
-        ASSERT_TRUE(std::isfinite(x)) << kv_type_name(type) << " " << isa_name(isa);
+      for (const float x : c.output) ASSERT_TRUE(std::isfinite(x)) << kv_type_name(type) << " " << isa_name(isa);
     }
     Case c = make_case(random, type, 1, 2, 16, 300, 20);
     for (float& x : c.queries) x = 0;
@@ -462,12 +453,9 @@ TEST(Attention, TwoPlansOverDisjointKeysMergeToOne) {
       std::vector<float> merged = c.output, merged_lse = c.log_sum_exp;
       c.plan.patterns[0].blocks[0].ranges = {{233, 400}, {500, 700}};
       run(isa, {c.call()});
-      merge_attention(c.rows, c.query_heads(), c.size, merged.data(), merged_lse.data(), c.output.data(),
-                      c.log_sum_exp.data());
-      for (size_t i = 0; i < output.size(); ++i)
-        ASSERT_NEAR(merged[i], output[i], 2 * tolerance(type)) << kv_type_name(type);
-      for (size_t i = 0; i < log_sum_exp.size(); ++i)
-        ASSERT_NEAR(merged_lse[i], log_sum_exp[i], 2 * tolerance(type));
+      merge_attention(c.rows, c.query_heads(), c.size, merged.data(), merged_lse.data(), c.output.data(), c.log_sum_exp.data());
+      for (size_t i = 0; i < output.size(); ++i) ASSERT_NEAR(merged[i], output[i], 2 * tolerance(type)) << kv_type_name(type);
+      for (size_t i = 0; i < log_sum_exp.size(); ++i) ASSERT_NEAR(merged_lse[i], log_sum_exp[i], 2 * tolerance(type));
     }
   }
 }
@@ -519,8 +507,7 @@ TEST(Attention, SoftmaxSumsEqualTheReference) {
           for (int32_t row = 0; row < c.rows; ++row) {
             const std::vector<double> probability = reference::softmax_row(call, stored, row, head);
             for (int32_t slot = 0; slot < c.length; ++slot) {
-              const int32_t position =
-                  c.key_positions.empty() ? slot : c.key_positions[static_cast<size_t>(slot)];
+              const int32_t position = c.key_positions.empty() ? slot : c.key_positions[static_cast<size_t>(slot)];
               const int64_t distance = static_cast<int64_t>(c.positions[static_cast<size_t>(row)]) - position;
               const size_t line = static_cast<size_t>(head) * length;
               column[line + static_cast<size_t>(slot)] += probability[static_cast<size_t>(slot)];
@@ -534,10 +521,8 @@ TEST(Attention, SoftmaxSumsEqualTheReference) {
         ASSERT_EQ(sums.diagonal.size(), diagonal.size());
         const double allowed = tolerance(type) * (1.0 + 0.1 * c.rows);
         for (size_t s = 0; s < column.size(); ++s) {
-          ASSERT_NEAR(sums.column[s], column[s], allowed)
-              << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
-          ASSERT_NEAR(sums.diagonal[s], diagonal[s], allowed)
-              << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
+          ASSERT_NEAR(sums.column[s], column[s], allowed) << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
+          ASSERT_NEAR(sums.diagonal[s], diagonal[s], allowed) << kv_type_name(type) << " " << isa_name(isa) << " case " << i;
         }
       }
     }

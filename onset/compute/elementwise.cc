@@ -28,16 +28,14 @@ const ElementwiseKernels& kernels_for(Isa isa) {
 
 }  // namespace
 
-void rms_norm(Isa isa, ConstRows input, int64_t rows, int64_t width, const float* gain, float epsilon,
-              Rows output) {
+void rms_norm(Isa isa, ConstRows input, int64_t rows, int64_t width, const float* gain, float epsilon, Rows output) {
   const ElementwiseKernels& kernels = kernels_for(isa);
   for (int64_t r = 0; r < rows; ++r) {
     kernels.rms_norm(input.data + r * input.stride, width, gain, epsilon, output.data + r * output.stride);
   }
 }
 
-void rms_norm_heads(Isa isa, Rows data, int64_t rows, int heads, int head_size, const float* gain,
-                    float epsilon) {
+void rms_norm_heads(Isa isa, Rows data, int64_t rows, int heads, int head_size, const float* gain, float epsilon) {
   const ElementwiseKernels& kernels = kernels_for(isa);
   for (int64_t r = 0; r < rows; ++r) {
     for (int h = 0; h < heads; ++h) {
@@ -56,8 +54,8 @@ void fill_rotary_line(int64_t position, std::span<const double> frequencies, dou
   }
 }
 
-void apply_rotary(Isa isa, RotaryPairs pairs, Rows data, int64_t rows, int heads, int head_size,
-                  int rotary_size, const float* table, const int32_t* lines) {
+void apply_rotary(Isa isa, RotaryPairs pairs, Rows data, int64_t rows, int heads, int head_size, int rotary_size, const float* table,
+                  const int32_t* lines) {
   const ElementwiseKernels& kernels = kernels_for(isa);
   const auto rotate = pairs == RotaryPairs::neighbours ? kernels.rotate_neighbours : kernels.rotate_halves;
   for (int64_t r = 0; r < rows; ++r) {
@@ -66,8 +64,7 @@ void apply_rotary(Isa isa, RotaryPairs pairs, Rows data, int64_t rows, int heads
   }
 }
 
-void gated_activation(Isa isa, Activation activation, ConstRows input, int64_t rows, int64_t width,
-                      Rows output) {
+void gated_activation(Isa isa, Activation activation, ConstRows input, int64_t rows, int64_t width, Rows output) {
   const ElementwiseKernels& kernels = kernels_for(isa);
   const auto activate = activation == Activation::silu ? kernels.silu : kernels.gelu_tanh;
   for (int64_t r = 0; r < rows; ++r) {
@@ -78,8 +75,7 @@ void gated_activation(Isa isa, Activation activation, ConstRows input, int64_t r
 
 void add(Isa isa, Rows output, ConstRows input, int64_t rows, int64_t width) {
   const ElementwiseKernels& kernels = kernels_for(isa);
-  for (int64_t r = 0; r < rows; ++r)
-    kernels.add(output.data + r * output.stride, input.data + r * input.stride, width);
+  for (int64_t r = 0; r < rows; ++r) kernels.add(output.data + r * output.stride, input.data + r * input.stride, width);
 }
 
 void scale(Isa isa, Rows data, int64_t rows, int64_t width, float factor) {
@@ -103,8 +99,7 @@ LogitStatistics logit_statistics(Isa isa, std::span<const float> logits) {
   if (logits.empty()) return statistics;
   statistics.argmax = argmax(isa, logits);
   statistics.maximum = logits[static_cast<size_t>(statistics.argmax)];
-  const double sum = kernels_for(isa).sum_of_exponentials(logits.data(), static_cast<int64_t>(logits.size()),
-                                                          statistics.maximum);
+  const double sum = kernels_for(isa).sum_of_exponentials(logits.data(), static_cast<int64_t>(logits.size()), statistics.maximum);
   statistics.log_sum_exp = static_cast<double>(statistics.maximum) + std::log(sum);
   return statistics;
 }

@@ -29,13 +29,11 @@ struct ConstRows {
 
 // output = input / sqrt(mean(input^2) + epsilon) * gain[width], over rows of `width`. Output may be the
 // input. Gain may be null (all ones).
-void rms_norm(Isa isa, ConstRows input, int64_t rows, int64_t width, const float* gain, float epsilon,
-              Rows output);
+void rms_norm(Isa isa, ConstRows input, int64_t rows, int64_t width, const float* gain, float epsilon, Rows output);
 
 // The same for each head of a row by itself, in place: the query and key norms of Qwen3 and Gemma 3.
 // gain[head_size].
-void rms_norm_heads(Isa isa, Rows data, int64_t rows, int heads, int head_size, const float* gain,
-                    float epsilon);
+void rms_norm_heads(Isa isa, Rows data, int64_t rows, int heads, int head_size, const float* gain, float epsilon);
 
 // Which numbers of a head form the pairs that rotary embedding turns.
 enum class RotaryPairs : uint8_t {
@@ -51,8 +49,8 @@ void fill_rotary_line(int64_t position, std::span<const double> frequencies, dou
 // Turns the first `rotary_size` (even) numbers of each head of each row, in place; the rest of a head stays.
 // Row r uses line lines[r] of the table, or line r where `lines` is null; a line is rotary_size floats as
 // fill_rotary_line writes them.
-void apply_rotary(Isa isa, RotaryPairs pairs, Rows data, int64_t rows, int heads, int head_size,
-                  int rotary_size, const float* table, const int32_t* lines);
+void apply_rotary(Isa isa, RotaryPairs pairs, Rows data, int64_t rows, int heads, int head_size, int rotary_size, const float* table,
+                  const int32_t* lines);
 
 enum class Activation : uint8_t {
   silu,       // x / (1 + exp(-x))
@@ -61,8 +59,7 @@ enum class Activation : uint8_t {
 
 // output[i] = activation(input[i]) * input[width + i] for i < width: gate first, then up. Output may be the
 // input's first half.
-void gated_activation(Isa isa, Activation activation, ConstRows input, int64_t rows, int64_t width,
-                      Rows output);
+void gated_activation(Isa isa, Activation activation, ConstRows input, int64_t rows, int64_t width, Rows output);
 
 // output[i] += input[i].
 void add(Isa isa, Rows output, ConstRows input, int64_t rows, int64_t width);

@@ -31,14 +31,12 @@ std::vector<float> random_numbers(std::mt19937& random, int64_t count, float spr
 }
 
 // Runs body(isa) with every instruction set; checks that all give the same bits and returns them.
-std::vector<float> same_everywhere(const std::string& what,
-                                   const std::function<std::vector<float>(Isa)>& body) {
+std::vector<float> same_everywhere(const std::string& what, const std::function<std::vector<float>(Isa)>& body) {
   const std::vector<float> expected = body(Isa::generic);
   for (const Isa isa : supported_isas()) {
     const std::vector<float> result = body(isa);
     EXPECT_EQ(result.size(), expected.size());
-    EXPECT_EQ(std::memcmp(result.data(), expected.data(), expected.size() * sizeof(float)), 0)
-        << what << " " << isa_name(isa);
+    EXPECT_EQ(std::memcmp(result.data(), expected.data(), expected.size() * sizeof(float)), 0) << what << " " << isa_name(isa);
   }
   return expected;
 }
@@ -48,8 +46,7 @@ constexpr int64_t widths[] = {1, 3, 4, 7, 8, 15, 16, 17, 31, 32, 33, 48, 63, 64,
 TEST(Elementwise, RmsNorm) {
   std::mt19937 random(1);
   for (const int64_t width : widths) {
-    const std::vector<float> input = random_numbers(random, 3 * (width + 5), 2),
-                             gain = random_numbers(random, width);
+    const std::vector<float> input = random_numbers(random, 3 * (width + 5), 2), gain = random_numbers(random, width);
     for (const float* weights : {gain.data(), static_cast<const float*>(nullptr)}) {
       const std::vector<float> output = same_everywhere("rms_norm", [&](Isa isa) {
         std::vector<float> result(static_cast<size_t>(3 * width));
@@ -57,8 +54,7 @@ TEST(Elementwise, RmsNorm) {
         return result;
       });
       for (int64_t r = 0; r < 3; ++r) {
-        const std::vector<float> row(input.begin() + r * (width + 5),
-                                     input.begin() + r * (width + 5) + width);
+        const std::vector<float> row(input.begin() + r * (width + 5), input.begin() + r * (width + 5) + width);
         const std::vector<double> expected = reference::rms_norm(row, weights, 1e-5);
         for (int64_t i = 0; i < width; ++i) {
           const double x = expected[static_cast<size_t>(i)];
@@ -81,8 +77,7 @@ TEST(Elementwise, RmsNormOfHeadsIsThatOfEachHead) {
   for (size_t row = 0; row < 2; ++row) {
     for (size_t h = 0; h < heads; ++h) {
       const size_t at = row * 70 + h * size;
-      const std::vector<float> head(input.begin() + static_cast<int64_t>(at),
-                                    input.begin() + static_cast<int64_t>(at + size));
+      const std::vector<float> head(input.begin() + static_cast<int64_t>(at), input.begin() + static_cast<int64_t>(at + size));
       const std::vector<double> expected = reference::rms_norm(head, gain.data(), 1e-6);
       for (size_t i = 0; i < size; ++i) EXPECT_NEAR(output[at + i], expected[i], 1e-5);
     }
@@ -93,13 +88,11 @@ TEST(Elementwise, RmsNormOfHeadsIsThatOfEachHead) {
 TEST(Elementwise, RotaryEmbedding) {
   std::mt19937 random(3);
   for (const RotaryPairs pairs : {RotaryPairs::neighbours, RotaryPairs::halves}) {
-    for (const auto& [size, rotary] :
-         {std::pair{64, 64}, {64, 32}, {256, 256}, {20, 12}, {8, 2}, {6, 6}, {80, 80}}) {
+    for (const auto& [size, rotary] : {std::pair{64, 64}, {64, 32}, {256, 256}, {20, 12}, {8, 2}, {6, 6}, {80, 80}}) {
       std::vector<double> frequencies;
       for (int i = 0; i < rotary / 2; ++i) frequencies.push_back(std::pow(10000.0, -2.0 * i / rotary));
       std::vector<float> table(static_cast<size_t>(50 * rotary));
-      for (int position = 0; position < 50; ++position)
-        fill_rotary_line(position, frequencies, 1.5, table.data() + position * rotary);
+      for (int position = 0; position < 50; ++position) fill_rotary_line(position, frequencies, 1.5, table.data() + position * rotary);
       const int heads = 3;
       const std::vector<int32_t> lines = {7, 0, 49, 7};
       const int64_t stride = heads * size + 3;
@@ -112,24 +105,20 @@ TEST(Elementwise, RotaryEmbedding) {
       for (int64_t row = 0; row < 4; ++row) {
         for (int64_t h = 0; h < heads; ++h) {
           const auto begin = input.begin() + row * stride + h * size;
-          const std::vector<double> expected = reference::rotate(pairs, {begin, begin + size}, frequencies,
-                                                                 lines[static_cast<size_t>(row)], 1.5);
+          const std::vector<double> expected =
+              reference::rotate(pairs, {begin, begin + size}, frequencies, lines[static_cast<size_t>(row)], 1.5);
           for (int64_t i = 0; i < size; ++i) {
-            EXPECT_NEAR(output[static_cast<size_t>(row * stride + h * size + i)],
-                        expected[static_cast<size_t>(i)], 2e-6);
+            EXPECT_NEAR(output[static_cast<size_t>(row * stride + h * size + i)], expected[static_cast<size_t>(i)], 2e-6);
           }
         }
         for (int64_t i = heads * size; i < stride; ++i) {
-          EXPECT_EQ(output[static_cast<size_t>(row * stride + i)],
-                    input[static_cast<size_t>(row * stride + i)]);
+          EXPECT_EQ(output[static_cast<size_t>(row * stride + i)], input[static_cast<size_t>(row * stride + i)]);
         }
       }
       std::vector<float> by_row = input, by_line = input;
       const std::vector<int32_t> counting = {0, 1, 2, 3};
-      apply_rotary(Isa::generic, pairs, {by_row.data(), stride}, 4, heads, size, rotary, table.data(),
-                   nullptr);
-      apply_rotary(Isa::generic, pairs, {by_line.data(), stride}, 4, heads, size, rotary, table.data(),
-                   counting.data());
+      apply_rotary(Isa::generic, pairs, {by_row.data(), stride}, 4, heads, size, rotary, table.data(), nullptr);
+      apply_rotary(Isa::generic, pairs, {by_line.data(), stride}, 4, heads, size, rotary, table.data(), counting.data());
       EXPECT_EQ(by_row, by_line);
     }
   }
@@ -153,9 +142,7 @@ TEST(Elementwise, GatedActivations) {
           const float gate = input[static_cast<size_t>(row * (2 * width + 1) + i)];
           const float up = input[static_cast<size_t>(row * (2 * width + 1) + width + i)];
           const double expected = reference::activate(activation, gate) * up;
-          EXPECT_NEAR(output[static_cast<size_t>(row * width + i)], expected,
-                      3e-6 * std::fabs(expected) + 1e-7)
-              << gate;
+          EXPECT_NEAR(output[static_cast<size_t>(row * width + i)], expected, 3e-6 * std::fabs(expected) + 1e-7) << gate;
         }
       }
     }

@@ -44,8 +44,7 @@ float condition_weights(const InputConditioning& conditioning, std::span<float> 
   return static_cast<float>(bias);
 }
 
-void write_conditioning(const FastLayout& layout, const InputConditioning& conditioning,
-                        std::byte* destination) {
+void write_conditioning(const FastLayout& layout, const InputConditioning& conditioning, std::byte* destination) {
   auto* shift = reinterpret_cast<float*>(destination + layout.conditioning);
   auto* inverse = reinterpret_cast<float*>(destination + layout.conditioning + layout.conditioning_bytes);
   for (int64_t k = 0; k < layout.conditioning_bytes / 4; ++k) {
@@ -57,8 +56,8 @@ void write_conditioning(const FastLayout& layout, const InputConditioning& condi
 
 // One column of a panel: rotates the row, finds its scale and stores integers, sum and scale. `integers` is
 // scratch with room for a row rounded up to a multiple of 4.
-void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, std::span<float> row,
-                      int64_t column, std::span<int8_t> integers, std::byte* panel) {
+void pack_fast_column(const LinearKernels& kernels, const FastLayout& layout, std::span<float> row, int64_t column,
+                      std::span<int8_t> integers, std::byte* panel) {
   kernels.rotate(layout.rotation, row.data());
   float largest = 0;
   for (const float value : row) largest = std::max(largest, std::abs(value));
@@ -134,14 +133,13 @@ const LinearKernels& linear_kernels(Isa isa) {
 }
 
 size_t linear_bytes(Precision precision, int64_t in, int64_t out) {
-  if (precision == Precision::reference)
-    return static_cast<size_t>(panels(out) * reference_layout(in, out).panel_bytes);
+  if (precision == Precision::reference) return static_cast<size_t>(panels(out) * reference_layout(in, out).panel_bytes);
   const FastLayout layout = fast_layout(in, out);
   return static_cast<size_t>(layout.conditioning + 2 * layout.conditioning_bytes);
 }
 
-void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
-                 const InputConditioning& conditioning, std::byte* destination, ThreadPool& pool) {
+void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, const InputConditioning& conditioning,
+                 std::byte* destination, ThreadPool& pool) {
   const FastLayout fast = fast_layout(in, out);
   const ReferenceLayout reference = reference_layout(in, out);
   const LinearKernels& kernels = best_kernels();
@@ -152,8 +150,7 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
     scratch[worker].resize(round_up(in, 64));
     integers[worker].resize(fast.padded_in);
     const std::span<float> row(scratch[worker].data(), in);
-    std::byte* panel =
-        destination + index * (precision == Precision::fast ? fast.panel_bytes : reference.panel_bytes);
+    std::byte* panel = destination + index * (precision == Precision::fast ? fast.panel_bytes : reference.panel_bytes);
     const int64_t columns = std::min(columns_of_panel, out - index * columns_of_panel);
     if (precision == Precision::fast) {
       if (columns < columns_of_panel) std::memset(panel, 0, fast.panel_bytes);
@@ -178,14 +175,13 @@ int64_t linear_tile_rows(Isa isa) {
 }
 
 size_t linear_input_bytes(const LinearWeight& weight, int64_t rows) {
-  const int64_t row_bytes = weight.precision == Precision::fast
-                                ? fast_layout(weight.in, weight.out).row_bytes
-                                : reference_layout(weight.in, weight.out).row_bytes;
+  const int64_t row_bytes = weight.precision == Precision::fast ? fast_layout(weight.in, weight.out).row_bytes
+                                                                : reference_layout(weight.in, weight.out).row_bytes;
   return static_cast<size_t>(rows * row_bytes);
 }
 
-void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride,
-                          int64_t rows, std::byte* prepared) {
+void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows,
+                          std::byte* prepared) {
   if (weight.precision == Precision::reference) {
     const ReferenceLayout layout = reference_layout(weight.in, weight.out);
     for (int64_t r = 0; r < rows; ++r) {
@@ -200,16 +196,14 @@ void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* inpu
   alignas(64) float stack[on_stack];
   std::unique_ptr<AlignedVector<float>> heap;
   if (needed > on_stack) heap = std::make_unique<AlignedVector<float>>(needed);
-  linear_kernels(isa).prepare(layout, weight.data, input, input_stride, rows, prepared,
-                              heap ? heap->data() : stack);
+  linear_kernels(isa).prepare(layout, weight.data, input, input_stride, rows, prepared, heap ? heap->data() : stack);
 }
 
-void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows,
-                     int64_t column_begin, int64_t column_end, const LinearOutput& output) {
+void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows, int64_t column_begin, int64_t column_end,
+                     const LinearOutput& output) {
   assert(column_begin % linear_column_step == 0);
   assert(column_end == weight.out || column_end % linear_column_step == 0);
-  const MultiplyCall call = {weight.data,  prepared,    rows,          column_begin,
-                             column_end,   output.data, output.stride, output.first_column,
+  const MultiplyCall call = {weight.data, prepared,         rows, column_begin, column_end, output.data, output.stride, output.first_column,
                              output.bias, output.accumulate};
   if (weight.precision == Precision::fast) {
     linear_kernels(isa).multiply(fast_layout(weight.in, weight.out), call);

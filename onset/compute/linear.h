@@ -56,10 +56,9 @@ struct InputConditioning {
 
 // Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned). Reference precision needs no
 // conditioning and ignores it.
-void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
-                 const InputConditioning& conditioning, std::byte* destination, ThreadPool& pool);
-inline void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows,
-                        std::byte* destination, ThreadPool& pool) {
+void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, const InputConditioning& conditioning,
+                 std::byte* destination, ThreadPool& pool);
+inline void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination, ThreadPool& pool) {
   pack_linear(precision, in, out, rows, {}, destination, pool);
 }
 
@@ -70,8 +69,7 @@ inline void pack_linear(Precision precision, int64_t in, int64_t out, const Weig
 // multiply_linear() of the same one only.
 size_t linear_input_bytes(const LinearWeight& weight, int64_t rows);
 // input: row r begins at input + r * input_stride (in floats). `prepared` is 64-byte aligned.
-void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride,
-                          int64_t rows, std::byte* prepared);
+void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows, std::byte* prepared);
 
 // What becomes of the products.
 struct LinearOutput {
@@ -91,7 +89,7 @@ int64_t linear_tile_rows(Isa isa);
 // Multiplies `rows` prepared rows with columns column_begin..column_end-1 (column_begin a multiple of
 // linear_column_step, column_end such a multiple or weight.out). Runs on the calling thread. One row (decode)
 // and many rows (prefill) take different kernels over the same packed bytes with bit-equal results.
-void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows,
-                     int64_t column_begin, int64_t column_end, const LinearOutput& output);
+void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepared, int64_t rows, int64_t column_begin, int64_t column_end,
+                     const LinearOutput& output);
 
 }  // namespace onset

@@ -27,9 +27,7 @@ struct Ints {
     __builtin_memcpy(&values, from, sizeof(values));
     return _mm256_set1_epi64x(values);
   }
-  static Weights weights(const std::byte* from) {
-    return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  }
+  static Weights weights(const std::byte* from) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))); }
   static Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
   static Vector dot(Vector sum, Vector four, Weights weights) {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(four, weights));
@@ -52,8 +50,7 @@ struct Ints {
 void quantize_row(const float* values, int64_t count, float scale_inverse, std::byte* stored) {
   const __m256 inverse = _mm256_set1_ps(scale_inverse);
   for (int64_t k = 0; k < count; k += 16) {
-    const __m256i packed =
-        _mm256_packs_epi32(quantize_8(values + k, inverse), quantize_8(values + k + 8, inverse));
+    const __m256i packed = _mm256_packs_epi32(quantize_8(values + k, inverse), quantize_8(values + k + 8, inverse));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(stored + 2 * k), _mm256_permute4x64_epi64(packed, 0xd8));
   }
 }

@@ -26,9 +26,7 @@ struct Ints {
   }
   static Vector weights(const std::byte* from) { return _mm512_loadu_si512(from); }
   static Vector add(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
-  static Vector dot(Vector sum, Vector four, Vector weights) {
-    return _mm512_dpbusd_epi32(sum, four, weights);
-  }
+  static Vector dot(Vector sum, Vector four, Vector weights) { return _mm512_dpbusd_epi32(sum, four, weights); }
   template <int V>
   static ONSET_INLINE void to_floats(const Vector (&sums)[V], __m512 (&values)[V]) {
     ONSET_UNROLL
@@ -68,16 +66,15 @@ inline __m512 hadamard_lanes(__m512 v) {
 
 QuantizerScale row_scale(const float* values, int64_t count) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(),
-                        _mm512_setzero_si512()};
+  __m512i largest[4] = {_mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512(), _mm512_setzero_si512()};
   for (int64_t k = 0; k < count; k += 64) {
     for (int i = 0; i < 4; ++i) {
       const __m512i bits = _mm512_loadu_si512(values + k + 16 * i);
       largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(bits, magnitude));
     }
   }
-  const int bits = _mm512_reduce_max_epi32(
-      _mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
+  const int bits =
+      _mm512_reduce_max_epi32(_mm512_max_epi32(_mm512_max_epi32(largest[0], largest[1]), _mm512_max_epi32(largest[2], largest[3])));
   return quantizer_scale(static_cast<uint32_t>(bits));
 }
 

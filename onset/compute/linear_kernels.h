@@ -75,8 +75,8 @@ struct LinearKernels {
   void (*rotate)(const Rotation& rotation, float* values);
   // weight: the packed matrix. scratch: twice layout.in floats rounded up to a multiple of 64, 64-byte
   // aligned.
-  void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride,
-                  int64_t rows, std::byte* prepared, float* scratch);
+  void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride, int64_t rows,
+                  std::byte* prepared, float* scratch);
   void (*multiply)(const FastLayout& layout, const MultiplyCall& call);
   void (*multiply_reference)(const ReferenceLayout& layout, const MultiplyCall& call);
 };

@@ -54,9 +54,8 @@ struct Layer {
     std::memset(packed.data(), 0x5a, packed.size());
     ThreadPool pool(threads);
     pack_linear(
-        precision, in, out,
-        [&](int64_t n, std::span<float> row) { std::copy_n(&matrix[n * in], in, row.data()); },
-        {shift, inverse}, packed.data(), pool);
+        precision, in, out, [&](int64_t n, std::span<float> row) { std::copy_n(&matrix[n * in], in, row.data()); }, {shift, inverse},
+        packed.data(), pool);
     weight = {precision, in, out, packed.data()};
   }
 
@@ -78,8 +77,7 @@ struct Layer {
 
   AlignedVector<std::byte> prepare(Isa isa, int64_t first, int64_t count) const {
     AlignedVector<std::byte> prepared(linear_input_bytes(weight, count));
-    prepare_linear_input(isa, weight, input.data() + first * input_stride, input_stride, count,
-                         prepared.data());
+    prepare_linear_input(isa, weight, input.data() + first * input_stride, input_stride, count, prepared.data());
     return prepared;
   }
   AlignedVector<std::byte> prepare(Isa isa) const { return prepare(isa, 0, rows); }
@@ -87,8 +85,7 @@ struct Layer {
   std::vector<float> multiply(Isa isa, bool with_bias = false) const {
     std::vector<float> output(rows * out);
     const auto prepared = prepare(isa);
-    multiply_linear(isa, weight, prepared.data(), rows, 0, out,
-                    {output.data(), out, with_bias ? bias.data() : nullptr});
+    multiply_linear(isa, weight, prepared.data(), rows, 0, out, {output.data(), out, with_bias ? bias.data() : nullptr});
     return output;
   }
 };
@@ -99,10 +96,9 @@ struct Shape {
 
 std::vector<Shape> shapes() {
   // Every way through the rotation: powers of two on both sides of 64 and of each further pass, odd factors.
-  std::vector<Shape> shapes = {{1, 1, 1},     {3, 5, 2},      {4, 32, 1},    {64, 33, 3},   {100, 64, 13},
-                               {576, 96, 12}, {577, 31, 25},  {1536, 40, 7}, {640, 65, 50}, {2052, 34, 3},
-                               {192, 1, 6},   {128, 100, 96}, {256, 5, 3},   {1024, 9, 3},  {2048, 33, 2},
-                               {4096, 3, 2},  {7168, 2, 1},   {2496, 3, 2}};
+  std::vector<Shape> shapes = {{1, 1, 1},     {3, 5, 2},     {4, 32, 1},    {64, 33, 3},   {100, 64, 13}, {576, 96, 12},
+                               {577, 31, 25}, {1536, 40, 7}, {640, 65, 50}, {2052, 34, 3}, {192, 1, 6},   {128, 100, 96},
+                               {256, 5, 3},   {1024, 9, 3},  {2048, 33, 2}, {4096, 3, 2},  {7168, 2, 1},  {2496, 3, 2}};
   std::mt19937 random(11);
   for (int i = 0; i < 20; ++i) {
     const int64_t in = i % 3 == 0 ? 64 * (1 + random() % 12) : 1 + random() % 300;
@@ -138,9 +134,7 @@ struct Fast {
     if (isa == Isa::avx_vnni || isa == Isa::avx512) return static_cast<int>(values[k]) - 128;
     return reinterpret_cast<const int16_t*>(values)[k];
   }
-  float row_scale(const std::byte* prepared, int64_t r) const {
-    return *reinterpret_cast<const float*>(prepared + r * layout.row_bytes);
-  }
+  float row_scale(const std::byte* prepared, int64_t r) const { return *reinterpret_cast<const float*>(prepared + r * layout.row_bytes); }
 };
 
 std::vector<double> as_doubles(const float* values, int64_t count) {
@@ -148,8 +142,7 @@ std::vector<double> as_doubles(const float* values, int64_t count) {
 }
 
 // The integers are those of the rotated row in double precision, but where that is within rounding of a tie.
-void expect_quantized(const std::vector<double>& rotated, float scale,
-                      const std::function<int(int64_t)>& integer) {
+void expect_quantized(const std::vector<double>& rotated, float scale, const std::function<int(int64_t)>& integer) {
   const reference::Quantized expected = reference::quantize(rotated);
   EXPECT_NEAR(scale, expected.scale, 1e-5 * expected.scale);
   for (size_t k = 0; k < rotated.size(); ++k) {
@@ -164,8 +157,7 @@ TEST(Linear, PackedIntegersAreTheRotatedWeights) {
     const Fast fast(layer.weight);
     for (int64_t n = 0; n < shape.out; n += 7) {
       const std::vector<double> rotated = reference::rotate(layer.conditioned_weights(n));
-      const float scale =
-          fast.column_scale(layer.weight, n) * std::sqrt(static_cast<float>(fast.layout.rotation.power));
+      const float scale = fast.column_scale(layer.weight, n) * std::sqrt(static_cast<float>(fast.layout.rotation.power));
       expect_quantized(rotated, scale, [&](int64_t k) { return fast.weight_at(layer.weight, n, k); });
     }
   }
@@ -221,12 +213,10 @@ TEST(Linear, FastIsNearTheReference) {
     const std::vector<float> output = layer.multiply(supported_isas().back());
     std::vector<double> rows;
     for (int64_t r = 0; r < shape.rows; ++r) {
-      rows.insert(rows.end(), &layer.input[r * layer.input_stride],
-                  &layer.input[r * layer.input_stride] + shape.in);
+      rows.insert(rows.end(), &layer.input[r * layer.input_stride], &layer.input[r * layer.input_stride] + shape.in);
     }
     const std::vector<double> expected =
-        reference::linear(rows, std::vector<double>(layer.matrix.begin(), layer.matrix.end()), {}, shape.rows,
-                          shape.in, shape.out);
+        reference::linear(rows, std::vector<double>(layer.matrix.begin(), layer.matrix.end()), {}, shape.rows, shape.in, shape.out);
     double error = 0, size = 0;
     for (size_t i = 0; i < output.size(); ++i) {
       error += (output[i] - expected[i]) * (output[i] - expected[i]);
@@ -248,12 +238,10 @@ TEST(Linear, ReferenceHasOneOrderOfAddition) {
       const std::vector<float> plain = layer.multiply(isa);
       std::vector<double> rows;
       for (int64_t r = 0; r < shape.rows; ++r) {
-        rows.insert(rows.end(), &layer.input[r * layer.input_stride],
-                    &layer.input[r * layer.input_stride] + shape.in);
+        rows.insert(rows.end(), &layer.input[r * layer.input_stride], &layer.input[r * layer.input_stride] + shape.in);
       }
-      const std::vector<double> expected =
-          reference::linear(rows, as_doubles(layer.matrix.data(), layer.matrix.size()),
-                            as_doubles(layer.bias.data(), shape.out), shape.rows, shape.in, shape.out);
+      const std::vector<double> expected = reference::linear(rows, as_doubles(layer.matrix.data(), layer.matrix.size()),
+                                                             as_doubles(layer.bias.data(), shape.out), shape.rows, shape.in, shape.out);
       for (int64_t r = 0; r < shape.rows; ++r) {
         for (int64_t n = 0; n < shape.out; ++n) {
           float sum = 0;
@@ -314,8 +302,7 @@ TEST(Linear, SplitsDoNotMatter) {
         }
         const auto one = layer.prepare(isa, shape.rows - 1, 1);
         std::vector<float> last(shape.out);
-        multiply_linear(isa, layer.weight, one.data(), 1, 0, shape.out,
-                        {last.data(), shape.out, layer.bias.data()});
+        multiply_linear(isa, layer.weight, one.data(), 1, 0, shape.out, {last.data(), shape.out, layer.bias.data()});
         ASSERT_EQ(last, std::vector<float>(whole.end() - shape.out, whole.end()));
       }
     }
@@ -330,8 +317,7 @@ TEST(Linear, PreparedRowsStandAlone) {
       const auto whole = layer.prepare(isa);
       const auto tail = layer.prepare(isa, 10, 19);
       std::vector<float> output(19 * 70);
-      multiply_linear(isa, layer.weight, whole.data() + linear_input_bytes(layer.weight, 10), 19, 0, 70,
-                      {output.data(), 70});
+      multiply_linear(isa, layer.weight, whole.data() + linear_input_bytes(layer.weight, 10), 19, 0, 70, {output.data(), 70});
       std::vector<float> expected(19 * 70);
       multiply_linear(isa, layer.weight, tail.data(), 19, 0, 70, {expected.data(), 70});
       EXPECT_EQ(output, expected);
@@ -350,8 +336,7 @@ TEST(Linear, AccumulateAddsToWhatIsThere) {
         std::vector<float> expected = stream;
         for (size_t i = 0; i < stream.size(); ++i) expected[i] = expected[i] + products[i];
         const auto prepared = layer.prepare(isa);
-        multiply_linear(isa, layer.weight, prepared.data(), 14, 0, out,
-                        {stream.data(), out, layer.bias.data(), true});
+        multiply_linear(isa, layer.weight, prepared.data(), 14, 0, out, {stream.data(), out, layer.bias.data(), true});
         EXPECT_EQ(stream, expected) << isa_name(isa);
       }
     }
@@ -401,9 +386,8 @@ TEST(Linear, ExtremeIntegersDoNotOverflow) {
       AlignedVector<std::byte> packed(linear_bytes(Precision::fast, in, 33));
       ThreadPool pool(1);
       pack_linear(
-          Precision::fast, in, 33,
-          [&](int64_t, std::span<float> row) { std::fill(row.begin(), row.end(), 127.0f * sign); },
-          packed.data(), pool);
+          Precision::fast, in, 33, [&](int64_t, std::span<float> row) { std::fill(row.begin(), row.end(), 127.0f * sign); }, packed.data(),
+          pool);
       const LinearWeight weight = {Precision::fast, in, 33, packed.data()};
       const std::vector<float> input(3 * in, 127.0f);
       for (const Isa isa : supported_isas()) {
@@ -411,8 +395,7 @@ TEST(Linear, ExtremeIntegersDoNotOverflow) {
         prepare_linear_input(isa, weight, input.data(), in, 3, prepared.data());
         std::vector<float> output(3 * 33);
         multiply_linear(isa, weight, prepared.data(), 3, 0, 33, {output.data(), 33});
-        for (const float value : output)
-          ASSERT_FLOAT_EQ(value, sign * 127 * 127 * static_cast<float>(in)) << isa_name(isa);
+        for (const float value : output) ASSERT_FLOAT_EQ(value, sign * 127 * 127 * static_cast<float>(in)) << isa_name(isa);
       }
     }
   }

@@ -60,8 +60,7 @@ double read_bytes_per_second(ThreadPool& pool, const MachineKernels& kernels) {
   auto* data = static_cast<std::byte*>(memory);
   pool.run([&](int worker) { std::memset(data + worker * share, 1, share); });
   std::vector<uint64_t> folded(pool.threads() * 8);
-  const double seconds = best_seconds(
-      pool, [&](int worker) { folded[worker * 8] = kernels.read(data + worker * share, share); });
+  const double seconds = best_seconds(pool, [&](int worker) { folded[worker * 8] = kernels.read(data + worker * share, share); });
   asm volatile("" : : "m"(folded[0]));
   munmap(memory, read_total);
   return static_cast<double>(share) * pool.threads() / seconds;
@@ -84,8 +83,7 @@ MachinePeaks measure_machine(Isa isa, ThreadPool& pool) {
   peaks.threads = pool.threads();
   peaks.int8_operations_per_second = measure_int8_peak(isa, pool);
   peaks.bf16_operations_per_second = operations_per_second(pool, kernels.bf16, kernels.bf16_operations);
-  peaks.float32_operations_per_second =
-      operations_per_second(pool, kernels.float32, kernels.float32_operations);
+  peaks.float32_operations_per_second = operations_per_second(pool, kernels.float32, kernels.float32_operations);
   peaks.read_bytes_per_second = measure_read_peak(isa, pool);
   return peaks;
 }

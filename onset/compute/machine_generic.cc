@@ -59,7 +59,6 @@ uint64_t read(const std::byte* data, int64_t bytes) {
 
 namespace onset {
 
-const MachineKernels machine_generic = {
-    2 * values, int8_loop, 0, nullptr, turn_operations<Float32>, multiply_loop<Float32>, read};
+const MachineKernels machine_generic = {2 * values, int8_loop, 0, nullptr, turn_operations<Float32>, multiply_loop<Float32>, read};
 
 }  // namespace onset

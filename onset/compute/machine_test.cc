@@ -14,8 +14,7 @@ TEST(Machine, PeaksAreFiniteAndPositive) {
     const MachinePeaks peaks = measure_machine(isa, pool);
     EXPECT_EQ(peaks.isa, isa);
     EXPECT_EQ(peaks.threads, 2);
-    for (const double peak : {peaks.int8_operations_per_second, peaks.float32_operations_per_second,
-                              peaks.read_bytes_per_second}) {
+    for (const double peak : {peaks.int8_operations_per_second, peaks.float32_operations_per_second, peaks.read_bytes_per_second}) {
       EXPECT_TRUE(std::isfinite(peak) && peak > 0);
     }
     EXPECT_EQ(peaks.bf16_operations_per_second > 0, isa == Isa::avx512);

@@ -44,13 +44,11 @@ int word_values(KvType type) {
 
 // Index (in values) of d of a slot among the keys, and among the values.
 size_t key_index(const HeadLayout& layout, int slot, int d) {
-  return (static_cast<size_t>(d / layout.word) * page_tokens + static_cast<size_t>(slot)) *
-             static_cast<size_t>(layout.word) +
+  return (static_cast<size_t>(d / layout.word) * page_tokens + static_cast<size_t>(slot)) * static_cast<size_t>(layout.word) +
          static_cast<size_t>(d % layout.word);
 }
 size_t value_index(const HeadLayout& layout, int slot, int d) {
-  return (static_cast<size_t>(slot / layout.word) * static_cast<size_t>(layout.padded) +
-          static_cast<size_t>(d)) *
+  return (static_cast<size_t>(slot / layout.word) * static_cast<size_t>(layout.padded) + static_cast<size_t>(d)) *
              static_cast<size_t>(layout.word) +
          static_cast<size_t>(slot % layout.word);
 }
@@ -112,8 +110,8 @@ const PageFormatKernels& kernels_for(Isa isa) {
   return page_format_generic;
 }
 
-void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head,
-                int slot, const float* key, const float* value) {
+void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
+                const float* value) {
   constexpr int usual_size = 256;
   alignas(64) float numbers_here[usual_size];
   alignas(64) uint8_t bytes_here[usual_size];
@@ -132,35 +130,28 @@ void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int 
   const size_t at = static_cast<size_t>(slot) * sizeof(float);
 
   std::memcpy(numbers, key, count * sizeof(float));
-  const float key_scale =
-      kernels.quantize(numbers, head_size, rotates_keys(KvType::int8) ? block : 1, 128, bytes);
+  const float key_scale = kernels.quantize(numbers, head_size, rotates_keys(KvType::int8) ? block : 1, 128, bytes);
   std::byte* key_words = head + layout.keys + static_cast<size_t>(slot) * 4;
-  for (int d = 0; d < layout.padded; d += 4)
-    std::memcpy(key_words + static_cast<size_t>(d) * page_tokens, bytes + d, 4);
+  for (int d = 0; d < layout.padded; d += 4) std::memcpy(key_words + static_cast<size_t>(d) * page_tokens, bytes + d, 4);
   std::memcpy(head + layout.key_scales + at, &key_scale, sizeof key_scale);
 
   std::memcpy(numbers, value, count * sizeof(float));
-  const float value_scale =
-      kernels.quantize(numbers, head_size, rotates_values(KvType::int8) ? block : 1, 0, bytes);
+  const float value_scale = kernels.quantize(numbers, head_size, rotates_values(KvType::int8) ? block : 1, 0, bytes);
   std::byte* value_bytes = head + layout.values + value_index(layout, slot, 0);
-  for (int d = 0; d < layout.padded; ++d)
-    value_bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(bytes[d]);
+  for (int d = 0; d < layout.padded; ++d) value_bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(bytes[d]);
   const float log2_scale = std::log2(value_scale), inverse = 1.0f / value_scale;
   std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
   std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
 }
 
-void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key,
-               float* value) {
+void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
   float key_scale = 0, value_inverse = 0;
   const size_t at = static_cast<size_t>(slot) * sizeof(float);
   std::memcpy(&key_scale, head + layout.key_scales + at, sizeof key_scale);
   std::memcpy(&value_inverse, head + layout.value_inverse + at, sizeof value_inverse);
   for (int d = 0; d < head_size; ++d) {
-    key[d] = key_scale *
-             static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
-    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) /
-               value_inverse;
+    key[d] = key_scale * static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
+    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) / value_inverse;
   }
   if (rotates_keys(KvType::int8)) rotate_head(key, head_size);
   if (rotates_values(KvType::int8)) rotate_head(value, head_size);
@@ -204,8 +195,7 @@ void rotate_head(float* values, int head_size) {
   for (int i = 0; i < head_size; ++i) values[i] *= norm;
 }
 
-void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key,
-                const float* value) {
+void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key, const float* value) {
   const HeadLayout layout = head_layout(type, head_size);
   for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
     if (type == KvType::int8) {
@@ -219,8 +209,7 @@ void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page,
   }
 }
 
-void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key,
-               float* value) {
+void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value) {
   const HeadLayout layout = head_layout(type, head_size);
   for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
     if (type == KvType::int8) {

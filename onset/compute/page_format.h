@@ -32,12 +32,10 @@ size_t page_bytes(KvType type, int heads, int head_size);
 
 // Stores one token's key and value (each `heads` x `head_size` float32, keys already with their position's
 // rotary embedding) in slot 0..page_tokens-1 of a page.
-void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key,
-                const float* value);
+void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, const float* key, const float* value);
 
 // The stored key and value of a slot, as float32 in the layout write_slot takes (quantisation undone).
-void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key,
-               float* value);
+void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value);
 
 // Where the parts of one head lie, in bytes from the head's beginning.
 struct HeadLayout {

@@ -72,18 +72,15 @@ TEST(PageFormat, WhatIsWrittenIsRead) {
         for (int slot = 0; slot < page_tokens; ++slot) {
           read_slot(type, heads, size, page.data(), slot, key.data(), value.data());
           for (const bool is_key : {true, false}) {
-            const std::vector<float>& written =
-                is_key ? keys[static_cast<size_t>(slot)] : values[static_cast<size_t>(slot)];
+            const std::vector<float>& written = is_key ? keys[static_cast<size_t>(slot)] : values[static_cast<size_t>(slot)];
             const std::vector<float>& read = is_key ? key : value;
             for (int h = 0; h < heads; ++h) {
               float largest = 0;
-              for (int d = 0; d < size; ++d)
-                largest = std::max(largest, std::fabs(written[static_cast<size_t>(h * size + d)]));
+              for (int d = 0; d < size; ++d) largest = std::max(largest, std::fabs(written[static_cast<size_t>(h * size + d)]));
               for (int d = 0; d < size; ++d) {
                 const auto at = static_cast<size_t>(h * size + d);
                 ASSERT_NEAR(read[at], written[at], tolerance(type) * std::max(largest, 1.0f))
-                    << kv_type_name(type) << " " << isa_name(isa) << " head size " << size << " slot "
-                    << slot;
+                    << kv_type_name(type) << " " << isa_name(isa) << " head size " << size << " slot " << slot;
               }
             }
           }
@@ -99,8 +96,7 @@ TEST(PageFormat, BytesOfASlotDependOnlyOnIt) {
   for (const KvType type : all_types) {
     for (const int size : {4, 20, 64, 80, 256}) {
       const size_t bytes = page_bytes(type, 2, size);
-      const std::vector<float> key = random_numbers(random, 2 * size),
-                               value = random_numbers(random, 2 * size);
+      const std::vector<float> key = random_numbers(random, 2 * size), value = random_numbers(random, 2 * size);
       AlignedVector<std::byte> expected(bytes);
       std::memset(expected.data(), 0, bytes);
       write_slot(Isa::generic, type, 2, size, expected.data(), 37, key.data(), value.data());
@@ -108,8 +104,7 @@ TEST(PageFormat, BytesOfASlotDependOnlyOnIt) {
         AlignedVector<std::byte> page(bytes);
         std::memset(page.data(), 0, bytes);
         write_slot(isa, type, 2, size, page.data(), 37, key.data(), value.data());
-        EXPECT_EQ(std::memcmp(page.data(), expected.data(), bytes), 0)
-            << kv_type_name(type) << " " << isa_name(isa) << " " << size;
+        EXPECT_EQ(std::memcmp(page.data(), expected.data(), bytes), 0) << kv_type_name(type) << " " << isa_name(isa) << " " << size;
       }
       // Writing the slot touches only bytes that are its own: a page of ones differs from ones exactly where
       // a page of zeros differs from zeros, or where the written byte is one of these two.

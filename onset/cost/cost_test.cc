@@ -52,8 +52,11 @@ std::vector<StepSample> samples_of(const StepWeights& truth, int count, double n
   std::vector<StepSample> samples;
   for (int i = 0; i < count; ++i) {
     const int64_t rows = random() % 400, answers = random() % 32, context = random() % 4000;
-    StepSample sample{.shape = {.prefill_row_layers = rows * 30, .decode_row_layers = answers * 30, .prefill_slots = rows * context * 30,
-                                .decode_slots = answers * static_cast<int64_t>(random() % 4000) * 30, .output_rows = answers + static_cast<int64_t>(random() % 3)}};
+    StepSample sample{.shape = {.prefill_row_layers = rows * 30,
+                                .decode_row_layers = answers * 30,
+                                .prefill_slots = rows * context * 30,
+                                .decode_slots = answers * static_cast<int64_t>(random() % 4000) * 30,
+                                .output_rows = answers + static_cast<int64_t>(random() % 3)}};
     sample.seconds = cost.seconds(sample.shape) * (1 + noise * normal(random));
     samples.push_back(sample);
   }
@@ -63,8 +66,13 @@ std::vector<StepSample> samples_of(const StepWeights& truth, int count, double n
 constexpr double bends[] = {16 * 30.0, 64 * 30.0};
 
 TEST(StepFit, FindsTheWeightsThatMadeTheTimes) {
-  const StepWeights truth{.per_step = 5e-3, .per_prefill_row_layer = 2e-6, .per_decode_row_layer = 3e-6, .per_prefill_slot = 1e-9,
-                          .per_decode_slot = 4e-9, .per_output_row = 1e-4, .bends = {{64 * 30.0, 3e-6}}};
+  const StepWeights truth{.per_step = 5e-3,
+                          .per_prefill_row_layer = 2e-6,
+                          .per_decode_row_layer = 3e-6,
+                          .per_prefill_slot = 1e-9,
+                          .per_decode_slot = 4e-9,
+                          .per_output_row = 1e-4,
+                          .bends = {{64 * 30.0, 3e-6}}};
   const auto fit = fit_step_cost(samples_of(truth, 300, 0, 1), bends);
   ASSERT_TRUE(fit.ok()) << fit.status().message();
   EXPECT_NEAR(fit->weights.per_step, 5e-3, 1e-6);
@@ -121,7 +129,10 @@ StepModel some_model(const std::string& name) {
           .layers = 30,
           .row_block = 12,
           .fit = {.weights = {.per_step = 1e-3, .per_prefill_row_layer = 1.0 / 3, .bends = {{30, 1e-6}, {90, 2e-6}}},
-                  .samples = 7, .ratio_50 = 1, .ratio_99 = 1.1, .mean_error = 0.03}};
+                  .samples = 7,
+                  .ratio_50 = 1,
+                  .ratio_99 = 1.1,
+                  .mean_error = 0.03}};
 }
 
 TEST(MachineFile, ComesBackAsItWas) {

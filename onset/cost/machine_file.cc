@@ -19,9 +19,7 @@ class Fields {
  public:
   Fields(const Json& object, std::string where) : object_(object), where_(std::move(where)) {}
 
-  Status is_object() const {
-    return object_.is_object() ? Status() : error(Code::invalid_argument, "{}: expected an object", where_);
-  }
+  Status is_object() const { return object_.is_object() ? Status() : error(Code::invalid_argument, "{}: expected an object", where_); }
   Status text(const char* name, std::string& value) const {
     ONSET_ASSIGN(const Json* field, find(name));
     if (!field->is_string()) return wrong(name, "a text");
@@ -33,7 +31,8 @@ class Fields {
     ONSET_ASSIGN(const Json* field, find(name));
     if (!field->is_number_integer()) return wrong(name, "a whole number");
     const auto number = field->get<int64_t>();
-    if (number < least || number > most) return error(Code::invalid_argument, "{}.{} is {}, expected {} to {}", where_, name, number, least, most);
+    if (number < least || number > most)
+      return error(Code::invalid_argument, "{}.{} is {}, expected {} to {}", where_, name, number, least, most);
     value = static_cast<T>(number);
     return {};
   }
@@ -67,7 +66,8 @@ class Fields {
 Status read_bends(const Fields& weights, std::vector<StepWeights::Bend>& bends) {
   ONSET_ASSIGN(const Json* list, weights.list("bends"));
   constexpr size_t most_bends = 64;
-  if (list->size() > most_bends) return error(Code::invalid_argument, "{}.bends has {} entries, expected {} at most", weights.where(), list->size(), most_bends);
+  if (list->size() > most_bends)
+    return error(Code::invalid_argument, "{}.bends has {} entries, expected {} at most", weights.where(), list->size(), most_bends);
   for (const Json& entry : *list) {
     const auto good = [](const Json& value) { return value.is_number() && std::isfinite(value.get<double>()) && value.get<double>() >= 0; };
     if (!entry.is_array() || entry.size() != 2 || !good(entry[0]) || !good(entry[1])) {
@@ -194,6 +194,8 @@ void MachineFile::put(StepModel model) {
   step_models_.push_back(std::move(model));
 }
 
-std::filesystem::path machine_file_path() { return cache_folder() / "machine.json"; }
+std::filesystem::path machine_file_path() {
+  return cache_folder() / "machine.json";
+}
 
 }  // namespace onset

@@ -93,8 +93,12 @@ Result<StepFit> fit_step_cost(std::span<const StepSample> samples, std::span<con
     b.push_back(1.0);
   }
   const std::vector<double> x = non_negative_least_squares(a, b, columns);
-  StepWeights weights{.per_step = x[0], .per_prefill_row_layer = x[1], .per_decode_row_layer = x[2], .per_prefill_slot = x[3],
-                      .per_decode_slot = x[4], .per_output_row = x[5]};
+  StepWeights weights{.per_step = x[0],
+                      .per_prefill_row_layer = x[1],
+                      .per_decode_row_layer = x[2],
+                      .per_prefill_slot = x[3],
+                      .per_decode_slot = x[4],
+                      .per_output_row = x[5]};
   for (size_t i = 0; i < bends.size(); ++i) {
     if (x[plain_weights + i] > 0) weights.bends.push_back({bends[i], x[plain_weights + i]});
   }

@@ -22,8 +22,9 @@ Result<int32_t> pick_token_budget(const StepCost& cost, const BudgetQuestion& qu
   const auto seconds = [&](int32_t tokens) { return question.ratio_99 * cost.seconds(shape_of(question, tokens)); };
   const int32_t least = std::max(1, question.answers);
   if (seconds(least) > question.target_seconds) {
-    return error(Code::resource_exhausted, "a step of {} answers with {} tokens behind each takes {:.1f} ms, more than the {:.1f} ms asked for",
-                 least, question.context, 1e3 * seconds(least), 1e3 * question.target_seconds);
+    return error(Code::resource_exhausted,
+                 "a step of {} answers with {} tokens behind each takes {:.1f} ms, more than the {:.1f} ms asked for", least,
+                 question.context, 1e3 * seconds(least), 1e3 * question.target_seconds);
   }
   int32_t fits = least;
   int32_t too_many = std::max(question.most, least) + 1;

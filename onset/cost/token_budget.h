@@ -12,9 +12,9 @@ struct BudgetQuestion {
   double target_seconds = 0;  // between two tokens of an answer
   double ratio_99 = 1;        // measured / predicted, 99th percentile: predictions are taken times this
   int32_t layers = 0;
-  int32_t answers = 8;        // that run beside the prompt
-  int32_t context = 1024;     // tokens that answers and prompt have behind them
-  int32_t row_block = 1;      // the budget is rounded down to whole blocks of the kernels, where it has one
+  int32_t answers = 8;     // that run beside the prompt
+  int32_t context = 1024;  // tokens that answers and prompt have behind them
+  int32_t row_block = 1;   // the budget is rounded down to whole blocks of the kernels, where it has one
   int32_t most = 1 << 16;
 };
 

@@ -9,7 +9,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
 
 std::vector<int32_t> random_tokens(const Engine& engine, int32_t count, uint32_t seed) {
   std::mt19937 random(seed);
@@ -47,8 +49,8 @@ Status check(const Engine& engine, const BenchmarkOptions& options) {
     }
   }
   if (options.generate < 0 || options.generate > engine.context()) {
-    return error(Code::invalid_argument, "an answer of {} tokens cannot be measured: expected 0 to {}, the context",
-                 options.generate, engine.context());
+    return error(Code::invalid_argument, "an answer of {} tokens cannot be measured: expected 0 to {}, the context", options.generate,
+                 engine.context());
   }
   if (options.repeat < 1) return error(Code::invalid_argument, "repeat is {}, expected 1 or more", options.repeat);
   return {};

@@ -22,8 +22,8 @@ TEST(Benchmark, RunsWhatItReports) {
   });
   const Result<Benchmark> benchmark = run_benchmark(*engine, {.prompts = {16, 40}, .generate = 8, .repeat = 2});
   ASSERT_TRUE(benchmark.ok()) << benchmark.status().message();
-  EXPECT_EQ(prompt_rows, 3 * (16 + 40));       // one run each is thrown away
-  EXPECT_EQ(decode_steps, 3 * (1 + 8));        // one token, then eight
+  EXPECT_EQ(prompt_rows, 3 * (16 + 40));  // one run each is thrown away
+  EXPECT_EQ(decode_steps, 3 * (1 + 8));   // one token, then eight
   ASSERT_EQ(benchmark->prefill.size(), 2u);
   EXPECT_EQ(benchmark->prefill[1].tokens, 40);
   EXPECT_EQ(benchmark->prefill[1].tokens_per_second.size(), 2u);
@@ -37,7 +37,8 @@ TEST(Benchmark, TheWholeContextCanBeMeasured) {
   options.pool_tokens = 100;
   const auto engine = make_engine(std::move(options));
   EXPECT_TRUE(run_benchmark(*engine, {.prompts = {100}, .generate = 99, .repeat = 1}).ok());
-  EXPECT_EQ(run_benchmark(*engine, {.prompts = {101}}).status().message(), "a prompt of 101 tokens cannot be measured: expected 1 to 100, the context");
+  EXPECT_EQ(run_benchmark(*engine, {.prompts = {101}}).status().message(),
+            "a prompt of 101 tokens cannot be measured: expected 1 to 100, the context");
   EXPECT_EQ(run_benchmark(*engine, {.prompts = {}, .generate = 101}).status().message(),
             "an answer of 101 tokens cannot be measured: expected 0 to 100, the context");
 }
@@ -65,7 +66,8 @@ TEST(Profile, EveryLayersOperationsAreThere) {
   int64_t calls = 0;
   for (const OperationTotal& total : operation_totals(*profile)) {
     calls += total.calls;
-    if (total.name.find("outputs") == std::string::npos) EXPECT_EQ(total.calls % (2 * 5), 0) << total.name;  // two chunks through five layers
+    if (total.name.find("outputs") == std::string::npos)
+      EXPECT_EQ(total.calls % (2 * 5), 0) << total.name;  // two chunks through five layers
   }
   EXPECT_EQ(calls, static_cast<int64_t>(profile->operations.size()));
 

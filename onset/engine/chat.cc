@@ -24,7 +24,8 @@ Result<std::optional<ChatTemplate>> load_chat_template(const Engine& engine) {
   return std::optional<ChatTemplate>(*std::move(parsed));
 }
 
-Result<std::vector<int32_t>> render_chat(const Engine& engine, const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages) {
+Result<std::vector<int32_t>> render_chat(const Engine& engine, const ChatTemplate& chat_template,
+                                         const std::vector<ChatMessage>& messages) {
   const Result<std::string> text = chat_template.render(messages);
   if (!text.ok()) return text.status().within("the model's chat template refuses");
   return engine.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
@@ -35,7 +36,9 @@ Chat::Chat(Engine& engine, ChatTemplate chat_template, ChatOptions options)
   reset();
 }
 
-Chat::~Chat() { engine_.close_session(session_); }
+Chat::~Chat() {
+  engine_.close_session(session_);
+}
 
 Result<std::unique_ptr<Chat>> Chat::create(Engine& engine, ChatOptions options) {
   ONSET_ASSIGN(std::optional<ChatTemplate> chat_template, load_chat_template(engine));
@@ -65,8 +68,9 @@ Result<std::vector<int32_t>> Chat::fit(int32_t& dropped) {
     if (count + room <= engine_.context()) return tokens;
     const auto first = messages_.begin() + (messages_.front().role == "system" ? 1 : 0);
     if (messages_.end() - first < 3) {
-      return error(Code::invalid_argument, "the message has {} tokens with all that belongs to it; the context of {} has room for {} and an answer",
-                   count, engine_.context(), engine_.context() - room);
+      return error(Code::invalid_argument,
+                   "the message has {} tokens with all that belongs to it; the context of {} has room for {} and an answer", count,
+                   engine_.context(), engine_.context() - room);
     }
     messages_.erase(first, first + 2);  // a question and its answer
     dropped += 2;

@@ -19,8 +19,9 @@ class ChatTest : public ::testing::Test {
     const ModelFile source = *open_model(stories_model());
     GgufMetadata metadata;
     for (const MetadataEntry& entry : source.metadata()) metadata.set(entry);
-    metadata.set_text("tokenizer.chat_template",
-                      "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}");
+    metadata.set_text(
+        "tokenizer.chat_template",
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}");
     std::vector<GgufTensorInfo> tensors;
     for (const StoredTensor& tensor : source.tensors()) tensors.push_back({tensor.name, tensor.dtype, tensor.shape});
     auto writer = *GgufWriter::create(path_, metadata, tensors);

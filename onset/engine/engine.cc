@@ -29,7 +29,8 @@ Status check_options(const EngineOptions& options) {
   };
   ONSET_TRY(check("threads", options.threads, 0, 1024));
   ONSET_TRY(check("most_running", options.most_running, 1, 1 << 16));
-  if (!(options.tbt_seconds >= 0)) return error(Code::invalid_argument, "tbt_seconds is {}, expected 0 (no target) or more", options.tbt_seconds);
+  if (!(options.tbt_seconds >= 0))
+    return error(Code::invalid_argument, "tbt_seconds is {}, expected 0 (no target) or more", options.tbt_seconds);
   ONSET_TRY(check("swap_bytes", options.swap_bytes, 1, int64_t{1} << 45));
   return check("pool_tokens", options.pool_tokens, 0, int64_t{1} << 40);
 }
@@ -52,20 +53,26 @@ Status check_vocabulary(const Model& model, const Tokenizer& tokenizer) {
   const int32_t tokens = tokenizer.vocabulary_size();
   const int32_t rows = model.config().vocabulary;
   if (tokens <= rows) return {};
-  return error(Code::invalid_argument, "{}: the tokenizer has {} tokens, but the embedding only {} rows",
-               model.file().path().string(), tokens, rows);
+  return error(Code::invalid_argument, "{}: the tokenizer has {} tokens, but the embedding only {} rows", model.file().path().string(),
+               tokens, rows);
 }
 
 }  // namespace
 
 const char* finish_name(Finish finish) {
   switch (finish) {
-    case Finish::none: return "none";
-    case Finish::stop: return "stop";
-    case Finish::length: return "length";
-    case Finish::cancelled: return "cancelled";
-    case Finish::failed: return "failed";
-    case Finish::expired: return "expired";
+    case Finish::none:
+      return "none";
+    case Finish::stop:
+      return "stop";
+    case Finish::length:
+      return "length";
+    case Finish::cancelled:
+      return "cancelled";
+    case Finish::failed:
+      return "failed";
+    case Finish::expired:
+      return "expired";
   }
   return "unknown";
 }
@@ -109,17 +116,17 @@ Status Engine::State::keep_target() {
   const StepModelKey key = step_model_key(*model, workers.threads(), kv_type);
   const StepModel* measured = file.ok() ? file->find(key) : nullptr;
   if (measured == nullptr) {
-    return error(Code::not_found, "{} has no step times of {} on {} threads ({}, {} precision, {} keys and values): onset bench steps measures them",
+    return error(Code::not_found,
+                 "{} has no step times of {} on {} threads ({}, {} precision, {} keys and values): onset bench steps measures them",
                  path.string(), key.model, key.threads, key.isa, key.precision, key.kv);
   }
   const auto cost = std::make_shared<LinearStepCost>(measured->fit.weights);
   constexpr int32_t usual_context = 1024;
-  ONSET_ASSIGN(options.scheduling.token_budget,
-               pick_token_budget(*cost, {.target_seconds = options.tbt_seconds,
-                                         .ratio_99 = measured->fit.ratio_99,
-                                         .layers = layout.layers,
-                                         .context = std::min(usual_context, context / 2),
-                                         .row_block = measured->row_block}));
+  ONSET_ASSIGN(options.scheduling.token_budget, pick_token_budget(*cost, {.target_seconds = options.tbt_seconds,
+                                                                          .ratio_99 = measured->fit.ratio_99,
+                                                                          .layers = layout.layers,
+                                                                          .context = std::min(usual_context, context / 2),
+                                                                          .row_block = measured->row_block}));
   // Contexts that are longer than the usual shorten the prompts' share of their step.
   options.cost = cost;
   options.most_step_seconds = options.tbt_seconds / std::max(1e-3, measured->fit.ratio_99);
@@ -161,8 +168,7 @@ Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request
   if (!request.vectors.empty()) return std::vector<int32_t>(request.vectors.size(), -1);
   if (!request.tokens.empty()) return request.tokens;
   if (!tokenizer) {
-    return error(Code::invalid_argument, "{} has no tokenizer: expected token ids or vectors as a prompt",
-                 model->file().path().string());
+    return error(Code::invalid_argument, "{} has no tokenizer: expected token ids or vectors as a prompt", model->file().path().string());
   }
   // What continues a conversation does not begin a text.
   return tokenizer->encode(request.text, {.add_special = begins});
@@ -223,8 +229,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   const int64_t stored = int64_t{total} + std::max(0, most_new - 1);
   const int64_t pages = pages_of(state.layout, stored, state.most_rows);
   if (pages > state.pool->pages()) {
-    return error(Code::resource_exhausted, "the request needs {} pages for {} tokens, the key/value pool has {}", pages,
-                 stored, state.pool->pages());
+    return error(Code::resource_exhausted, "the request needs {} pages for {} tokens, the key/value pool has {}", pages, stored,
+                 state.pool->pages());
   }
 
   if (!(request.deadline_seconds >= 0)) {
@@ -254,18 +260,34 @@ void Engine::cancel(RequestId id) {
   state_->remove_done();
 }
 
-bool Engine::has_work() const { return !state_->requests.empty(); }
+bool Engine::has_work() const {
+  return !state_->requests.empty();
+}
 
 // --- what it is ---------------------------------------------------------------------------------------------------
 
-const Model& Engine::model() const { return *state_->model; }
-const Tokenizer* Engine::tokenizer() const { return state_->tokenizer ? &*state_->tokenizer : nullptr; }
-int32_t Engine::context() const { return state_->context; }
-KvType Engine::kv_type() const { return state_->kv_type; }
-int32_t Engine::threads() const { return state_->workers.threads(); }
+const Model& Engine::model() const {
+  return *state_->model;
+}
+const Tokenizer* Engine::tokenizer() const {
+  return state_->tokenizer ? &*state_->tokenizer : nullptr;
+}
+int32_t Engine::context() const {
+  return state_->context;
+}
+KvType Engine::kv_type() const {
+  return state_->kv_type;
+}
+int32_t Engine::threads() const {
+  return state_->workers.threads();
+}
 
-const SchedulePolicy& Engine::schedule() const { return *state_->options.schedule; }
-const ScheduleOptions& Engine::scheduling() const { return state_->options.scheduling; }
+const SchedulePolicy& Engine::schedule() const {
+  return *state_->options.schedule;
+}
+const ScheduleOptions& Engine::scheduling() const {
+  return state_->options.scheduling;
+}
 
 Status Engine::use_schedule(std::unique_ptr<SchedulePolicy> policy) {
   if (has_work()) return error(Code::invalid_argument, "the schedule policy changes only while there is no request");
@@ -274,7 +296,9 @@ Status Engine::use_schedule(std::unique_ptr<SchedulePolicy> policy) {
   return {};
 }
 
-void Engine::use_cost(std::shared_ptr<const StepCost> cost) { state_->options.cost = std::move(cost); }
+void Engine::use_cost(std::shared_ptr<const StepCost> cost) {
+  state_->options.cost = std::move(cost);
+}
 
 EngineStatistics Engine::statistics() const {
   EngineStatistics statistics = state_->counts;
@@ -290,7 +314,11 @@ EngineStatistics Engine::statistics() const {
   return statistics;
 }
 
-void Engine::set_time_hook(TimeHook hook) { state_->executor.set_time_hook(std::move(hook)); }
-void Engine::set_step_hook(std::function<void(const StepReport&)> hook) { state_->step_hook = std::move(hook); }
+void Engine::set_time_hook(TimeHook hook) {
+  state_->executor.set_time_hook(std::move(hook));
+}
+void Engine::set_step_hook(std::function<void(const StepReport&)> hook) {
+  state_->step_hook = std::move(hook);
+}
 
 }  // namespace onset

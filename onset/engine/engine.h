@@ -31,34 +31,34 @@
 namespace onset {
 
 struct EngineOptions {
-  std::filesystem::path model;                 // GGUF file or Hugging Face folder
+  std::filesystem::path model;  // GGUF file or Hugging Face folder
   Precision precision = Precision::fast;
-  int32_t threads = 0;                         // 0: one for each core this process may use
-  std::optional<KvType> kv_type = {};          // default: int8 in fast, f32 in reference precision
-  int64_t pool_tokens = 0;                     // tokens of key/value cache; 0: one full context of the model
-  std::string policy = default_schedule_policy;  // who runs when: schedule/policy.h has the names
-  ScheduleOptions scheduling = {};             // token budget, watermark, how requests are preempted, ...
-  int32_t most_running = 256;                  // requests in the batch at a time
-  std::filesystem::path swap_folder = {};      // scheduling.preemption = swap: where; empty: the system's folder for such files
-  int64_t swap_bytes = int64_t{4} << 30;       // and how much of it at most
-  bool packed_cache = true;                    // keep packed weights in the cache folder
-  std::function<void(double)> progress = {};   // share of the weights packed, while loading; from any worker
+  int32_t threads = 0;                            // 0: one for each core this process may use
+  std::optional<KvType> kv_type = {};             // default: int8 in fast, f32 in reference precision
+  int64_t pool_tokens = 0;                        // tokens of key/value cache; 0: one full context of the model
+  std::string policy = default_schedule_policy;   // who runs when: schedule/policy.h has the names
+  ScheduleOptions scheduling = {};                // token budget, watermark, how requests are preempted, ...
+  int32_t most_running = 256;                     // requests in the batch at a time
+  std::filesystem::path swap_folder = {};         // scheduling.preemption = swap: where; empty: the system's folder for such files
+  int64_t swap_bytes = int64_t{4} << 30;          // and how much of it at most
+  bool packed_cache = true;                       // keep packed weights in the cache folder
+  std::function<void(double)> progress = {};      // share of the weights packed, while loading; from any worker
   std::unique_ptr<SchedulePolicy> schedule = {};  // a policy of the caller's own; null: the one named by `policy`
-  std::shared_ptr<const StepCost> cost = {};   // what the schedule asks, if it asks
-  double most_step_seconds = 0;                // how long a step should take, as `cost` predicts it; 0: no limit
+  std::shared_ptr<const StepCost> cost = {};      // what the schedule asks, if it asks
+  double most_step_seconds = 0;                   // how long a step should take, as `cost` predicts it; 0: no limit
   // More than 0: nobody shall wait longer for the next token, at the 99th percentile. Sets scheduling.token_budget, cost and
   // most_step_seconds from what `onset bench steps` has measured for this model.
   double tbt_seconds = 0;
-  std::filesystem::path machine_file = {};     // where that is kept; empty: machine_file_path()
+  std::filesystem::path machine_file = {};  // where that is kept; empty: machine_file_path()
 };
 
 enum class Finish : uint8_t {
   none,
-  stop,       // an end-of-answer token or a stop string
-  length,     // most_new_tokens, or the context's end
+  stop,    // an end-of-answer token or a stop string
+  length,  // most_new_tokens, or the context's end
   cancelled,
   failed,
-  expired,    // its deadline has passed, or cannot be met
+  expired,  // its deadline has passed, or cannot be met
 };
 const char* finish_name(Finish finish);  // "stop", "length", ...
 
@@ -69,10 +69,10 @@ struct Event {
   std::string text;                   // whole characters only; may be empty while one is incomplete or a stop string may begin
   std::optional<SampledToken> token;  // the token this event is about, if any
   Finish finish = Finish::none;
-  Status status;                      // why it failed, if it did
-  int32_t prompt_tokens = 0;          // of this request: a conversation's earlier tokens are not counted
+  Status status;              // why it failed, if it did
+  int32_t prompt_tokens = 0;  // of this request: a conversation's earlier tokens are not counted
   int32_t new_tokens = 0;
-  double first_token_seconds = 0;     // from submit() to the first token, or to the prompt's end if no token is wanted
+  double first_token_seconds = 0;  // from submit() to the first token, or to the prompt's end if no token is wanted
 };
 
 struct Request {
@@ -81,12 +81,12 @@ struct Request {
   std::vector<std::vector<float>> vectors = {};  // ... or input vectors [hidden]; one of the three
   std::optional<int32_t> most_new_tokens = {};   // none: up to the context's end; 0: only reads the prompt
   SamplingOptions sampling = {};
-  std::vector<std::string> stop = {};            // the answer ends before any of these
-  bool ignore_end = false;                       // go on after end-of-answer tokens
-  int32_t priority = 0;                          // higher ones go first; equals in order of arrival
-  double deadline_seconds = 0;                   // from submit(): an answer that is not complete by then ends as expired; 0: none
-  std::unique_ptr<AttendPolicy> attend = {};     // null: dense
-  std::unique_ptr<SelectPolicy> select = {};     // null: all rows
+  std::vector<std::string> stop = {};         // the answer ends before any of these
+  bool ignore_end = false;                    // go on after end-of-answer tokens
+  int32_t priority = 0;                       // higher ones go first; equals in order of arrival
+  double deadline_seconds = 0;                // from submit(): an answer that is not complete by then ends as expired; 0: none
+  std::unique_ptr<AttendPolicy> attend = {};  // null: dense
+  std::unique_ptr<SelectPolicy> select = {};  // null: all rows
   // A conversation whose pages are kept: continues it (the prompt is what comes after what it has read). 0: none.
   int64_t session = 0;
   // Called for each prompt row with its position and logits [vocabulary]; makes the engine compute the head for all of them. Called
@@ -98,14 +98,14 @@ struct Request {
 
 // A step that was run.
 struct StepReport {
-  int64_t number = 0;                          // counts from 0
-  double begin_seconds = 0, seconds = 0;       // since the engine was made; how long it took
-  double predicted_seconds = 0;                // by EngineOptions::cost, 0 without
-  int32_t prompt_rows = 0, answer_rows = 0;    // rows of prompts; answers that got their row
-  int32_t prompts = 0;                         // prompts that took part
-  int32_t running = 0, waiting = 0;            // requests with a place and without one, when it was decided
-  int64_t free_pages = 0;                      // of the pool, likewise
-  Step step = {};                              // who ran, who was admitted, who gave up pages
+  int64_t number = 0;                        // counts from 0
+  double begin_seconds = 0, seconds = 0;     // since the engine was made; how long it took
+  double predicted_seconds = 0;              // by EngineOptions::cost, 0 without
+  int32_t prompt_rows = 0, answer_rows = 0;  // rows of prompts; answers that got their row
+  int32_t prompts = 0;                       // prompts that took part
+  int32_t running = 0, waiting = 0;          // requests with a place and without one, when it was decided
+  int64_t free_pages = 0;                    // of the pool, likewise
+  Step step = {};                            // who ran, who was admitted, who gave up pages
 };
 
 // What the engine has done so far, and how it stands; for statistics lines and metrics.

@@ -135,7 +135,8 @@ void Engine::State::expire() {
     double least = 0;
     if (options.cost && !running.admitted && running.in_prompt()) {
       const int32_t computed = running.conversation->computed;
-      least = options.cost->seconds(span_shape({.first_token = computed, .count = running.prompt_end - computed, .layer_end = layout.layers}));
+      least =
+          options.cost->seconds(span_shape({.first_token = computed, .count = running.prompt_end - computed, .layer_end = layout.layers}));
     }
     if (left > least) continue;
     ++counts.expired;
@@ -193,8 +194,10 @@ void Engine::State::refuse_first_waiting() {
   const auto waiting = std::find_if(requests.begin(), requests.end(), [](const auto& running) { return !running->admitted; });
   RunningRequest& running = waiting != requests.end() ? **waiting : *requests.front();
   end_early(running, Finish::failed,
-            error(Code::resource_exhausted, "the request needs {} pages of the key/value pool, {} of {} are free and {} are held by "
-                  "{} open sessions", running.pages, pool->pages() - reserved_pages, pool->pages(), reserved_pages, sessions.size()));
+            error(Code::resource_exhausted,
+                  "the request needs {} pages of the key/value pool, {} of {} are free and {} are held by "
+                  "{} open sessions",
+                  running.pages, pool->pages() - reserved_pages, pool->pages(), reserved_pages, sessions.size()));
   remove_done();
 }
 
@@ -246,9 +249,10 @@ void Engine::State::deliver(RunningRequest& running) {
   SampledToken sampled = *std::exchange(running.sampled, std::nullopt);
   if (sampled.token < 0) {
     const bool grammar = running.request.sampling.grammar != nullptr;
-    return end_early(running, Finish::failed,
-                     error(Code::failed, "{}", grammar ? "no token of the vocabulary goes on as the answer's grammar demands"
-                                                       : "the model's logits are not finite"));
+    return end_early(
+        running, Finish::failed,
+        error(Code::failed, "{}",
+              grammar ? "no token of the vocabulary goes on as the answer's grammar demands" : "the model's logits are not finite"));
   }
 
   ++running.new_tokens;

@@ -4,8 +4,8 @@
 #include <mutex>
 #include <random>
 
-#include "onset/engine/testing.h"
 #include "onset/engine/scoring.h"
+#include "onset/engine/testing.h"
 
 namespace onset {
 namespace {
@@ -97,18 +97,26 @@ Outcome run_among(EngineOptions options, int companions, int32_t prompt_tokens, 
   std::vector<Told> others(companions);
   for (int i = 0; i < companions; ++i) {
     if (i == companions / 2) {
-      EXPECT_TRUE(engine->submit({.tokens = random_prompt(*engine, prompt_tokens, 1), .most_new_tokens = new_tokens,
-                                  .on_logits = kept.handler()},
-                                 listen(told)).ok());
+      EXPECT_TRUE(
+          engine
+              ->submit({.tokens = random_prompt(*engine, prompt_tokens, 1), .most_new_tokens = new_tokens, .on_logits = kept.handler()},
+                       listen(told))
+              .ok());
     }
-    EXPECT_TRUE(engine->submit({.tokens = random_prompt(*engine, 3 + 5 * i, 100 + i), .most_new_tokens = 4 + i,
-                                .sampling = {.temperature = 0.8f, .seed = uint64_t(i)}, .ignore_end = true},
-                               listen(others[i])).ok());
+    EXPECT_TRUE(engine
+                    ->submit({.tokens = random_prompt(*engine, 3 + 5 * i, 100 + i),
+                              .most_new_tokens = 4 + i,
+                              .sampling = {.temperature = 0.8f, .seed = uint64_t(i)},
+                              .ignore_end = true},
+                             listen(others[i]))
+                    .ok());
   }
   if (companions == 0) {
-    EXPECT_TRUE(engine->submit({.tokens = random_prompt(*engine, prompt_tokens, 1), .most_new_tokens = new_tokens,
-                                .on_logits = kept.handler()},
-                               listen(told)).ok());
+    EXPECT_TRUE(
+        engine
+            ->submit({.tokens = random_prompt(*engine, prompt_tokens, 1), .most_new_tokens = new_tokens, .on_logits = kept.handler()},
+                     listen(told))
+            .ok());
   }
   run_all(*engine);
   expect_no_pages(*engine);
@@ -348,8 +356,11 @@ TEST(EnginePolicies, ASelectorDecidesWhichRowsGoOn) {
   const std::vector<int32_t> prompt = *engine->tokenizer()->encode("Once upon a time there was");
   KeptLogits kept;
   Told told;
-  ASSERT_TRUE(engine->submit({.tokens = prompt, .most_new_tokens = 3, .select = std::make_unique<KeepLast>(true), .on_logits = kept.handler()},
-                             listen(told)).ok());
+  ASSERT_TRUE(
+      engine
+          ->submit({.tokens = prompt, .most_new_tokens = 3, .select = std::make_unique<KeepLast>(true), .on_logits = kept.handler()},
+                   listen(told))
+          .ok());
   run_all(*engine);
   EXPECT_EQ(told.last.new_tokens, 3);
   ASSERT_EQ(kept.rows().size(), 1u);  // only the last row has logits
@@ -376,8 +387,7 @@ class BadSchedule : public SchedulePolicy {
   const char* name() const override { return "bad"; }
   Step next(const ScheduleContext& context) override {
     const RequestId id = context.requests[0].id;
-    return {.admit = {{id, 1}},
-            .spans = {{.id = id, .first_token = 3, .count = 1, .layer_begin = 0, .layer_end = context.layers}}};
+    return {.admit = {{id, 1}}, .spans = {{.id = id, .first_token = 3, .count = 1, .layer_begin = 0, .layer_end = context.layers}}};
   }
 };
 
@@ -408,7 +418,9 @@ class FailingAttend : public AttendPolicy {
   const AttentionPlan& plan(const AttendContext& context) override {
     if (!failed_) {
       failed_ = true;
-      const_cast<SequenceCache*>(context.cache)->set_pending_load(context.layer + 1, [] { return error(Code::failed, "the store is gone"); });
+      const_cast<SequenceCache*>(context.cache)->set_pending_load(context.layer + 1, [] {
+        return error(Code::failed, "the store is gone");
+      });
     }
     return dense_.plan(context);
   }
@@ -493,7 +505,8 @@ TEST(EngineSessions, APromptThatWasCancelledIsForgotten) {
     engine->cancel(id);
     const std::vector<int32_t> left = engine->session_tokens(session);
     EXPECT_EQ(left.size(), stage == 0 ? 16u : 8u);
-    const Told rest = answer(*engine, {.tokens = {prompt.begin() + static_cast<int>(left.size()), prompt.end()}, .most_new_tokens = 5, .session = session});
+    const Told rest = answer(
+        *engine, {.tokens = {prompt.begin() + static_cast<int>(left.size()), prompt.end()}, .most_new_tokens = 5, .session = session});
     EXPECT_EQ(rest.tokens, answer(*engine, {.tokens = prompt, .most_new_tokens = 5}).tokens);
     engine->close_session(session);
     expect_no_pages(*engine);
@@ -521,7 +534,9 @@ TEST(EngineOutputs, HiddenRowsAndLogitsBelongTogether) {
   KeptLogits logits, hidden;
   Told told;
   const std::vector<int32_t> prompt = random_prompt(*engine, 20, 3);
-  ASSERT_TRUE(engine->submit({.tokens = prompt, .most_new_tokens = 0, .on_logits = logits.handler(), .on_hidden = hidden.handler()}, listen(told)).ok());
+  ASSERT_TRUE(
+      engine->submit({.tokens = prompt, .most_new_tokens = 0, .on_logits = logits.handler(), .on_hidden = hidden.handler()}, listen(told))
+          .ok());
   run_all(*engine);
   EXPECT_EQ(told.events, 1);
   EXPECT_EQ(told.last.finish, Finish::length);
@@ -539,12 +554,15 @@ TEST(EngineOutputs, LogProbabilitiesOfSampledTokensAreThoseOfScoring) {
   std::vector<double> logprobs;
   std::vector<int32_t> tokens = *engine->tokenizer()->encode("Once upon a time");
   const size_t prompt = tokens.size();
-  ASSERT_TRUE(engine->submit({.tokens = tokens, .most_new_tokens = 12, .sampling = sampling}, [&](const Event& event) {
-                logprobs.push_back(event.token->logprob);
-                tokens.push_back(event.token->token);
-                EXPECT_EQ(event.token->alternatives.size(), 3u);
-                EXPECT_EQ(event.token->alternatives[0].first, event.token->token);  // greedy
-              }).ok());
+  ASSERT_TRUE(engine
+                  ->submit({.tokens = tokens, .most_new_tokens = 12, .sampling = sampling},
+                           [&](const Event& event) {
+                             logprobs.push_back(event.token->logprob);
+                             tokens.push_back(event.token->token);
+                             EXPECT_EQ(event.token->alternatives.size(), 3u);
+                             EXPECT_EQ(event.token->alternatives[0].first, event.token->token);  // greedy
+                           })
+                  .ok());
   run_all(*engine);
   const Result<Scores> scores = score_tokens(*engine, tokens, 2);
   ASSERT_TRUE(scores.ok());

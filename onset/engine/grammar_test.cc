@@ -51,7 +51,8 @@ TEST(EngineGrammar, TheSameAloneAndAmongOthers) {
   const SamplingOptions sampling{.temperature = 1.0f, .seed = 4, .grammar = grammar};
   const Told alone = answer(*engine, {.text = "Once", .most_new_tokens = 200, .sampling = sampling});
   Told first, second;
-  ASSERT_TRUE(engine->submit({.text = "A day", .most_new_tokens = 60, .sampling = {.temperature = 1.0f, .grammar = grammar}}, listen(first)).ok());
+  ASSERT_TRUE(
+      engine->submit({.text = "A day", .most_new_tokens = 60, .sampling = {.temperature = 1.0f, .grammar = grammar}}, listen(first)).ok());
   ASSERT_TRUE(engine->submit({.text = "Once", .most_new_tokens = 200, .sampling = sampling}, listen(second)).ok());
   run_all(*engine);
   EXPECT_EQ(alone.tokens, second.tokens);

@@ -45,7 +45,11 @@ AlignedVector<float> random_values(size_t count) {
 class Bench {
  public:
   Bench(const Engine& engine, ThreadPool& pool, const KernelBenchmarkOptions& options)
-      : model_(engine.model()), kv_type_(engine.kv_type()), isa_(engine.model().isa()), pool_(pool), options_(options),
+      : model_(engine.model()),
+        kv_type_(engine.kv_type()),
+        isa_(engine.model().isa()),
+        pool_(pool),
+        options_(options),
         peaks_(measure_machine(isa_, pool)) {}
 
   Result<std::vector<KernelTiming>> run() {
@@ -89,7 +93,10 @@ class Bench {
       });
     });
     const bool fast = weight.precision == Precision::fast;
-    add({.name = "linear", .shape = shape, .seconds = seconds, .operations = 2.0 * rows * static_cast<double>(weight.in * weight.out),
+    add({.name = "linear",
+         .shape = shape,
+         .seconds = seconds,
+         .operations = 2.0 * rows * static_cast<double>(weight.in * weight.out),
          .bytes = static_cast<double>(linear_bytes(weight.precision, weight.in, weight.out))},
         fast ? peaks_.int8_operations_per_second : peaks_.float32_operations_per_second);
   }
@@ -100,8 +107,8 @@ class Bench {
     const int32_t keys = std::max(rows, options_.keys);
     const int group = config.query_heads / config.kv_heads;
     if (options_.progress) options_.progress(fmt::format("attention of {} rows to {} keys", rows, keys));
-    CacheLayout layout{.type = kv_type_, .layers = 1, .head_groups = 1, .heads_per_group = config.kv_heads, .head_size = config.head_size,
-                       .windows = {0}};
+    CacheLayout layout{
+        .type = kv_type_, .layers = 1, .head_groups = 1, .heads_per_group = config.kv_heads, .head_size = config.head_size, .windows = {0}};
     ONSET_ASSIGN(PagePool pages, PagePool::create(layout_page_bytes(layout), pages_needed(layout, keys, keys)));
     SequenceCache cache(layout, pages);
     std::vector<int32_t> positions(keys);
@@ -117,11 +124,24 @@ class Bench {
     AlignedVector<float> output(size_t(rows) * width);
     DenseAttend dense;
     const std::span<const int32_t> row_positions(positions.data() + keys - rows, rows);
-    const AttentionPlan& plan = dense.plan({.layer = 0, .group = 0, .query_heads = config.query_heads, .scale = config.softmax_scale, .window = 0,
-                                            .positions = row_positions, .cache = &cache, .queries = queries.data(), .query_stride = width});
-    const std::vector<AttentionCall> calls = {{.plan = &plan, .keys = cache.view(0), .rows = rows, .query_heads = config.query_heads,
-                                               .positions = row_positions.data(), .queries = queries.data(), .query_stride = width,
-                                               .output = output.data(), .output_stride = width}};
+    const AttentionPlan& plan = dense.plan({.layer = 0,
+                                            .group = 0,
+                                            .query_heads = config.query_heads,
+                                            .scale = config.softmax_scale,
+                                            .window = 0,
+                                            .positions = row_positions,
+                                            .cache = &cache,
+                                            .queries = queries.data(),
+                                            .query_stride = width});
+    const std::vector<AttentionCall> calls = {{.plan = &plan,
+                                               .keys = cache.view(0),
+                                               .rows = rows,
+                                               .query_heads = config.query_heads,
+                                               .positions = row_positions.data(),
+                                               .queries = queries.data(),
+                                               .query_stride = width,
+                                               .output = output.data(),
+                                               .output_stride = width}};
     std::vector<AlignedVector<std::byte>> scratch(pool_.threads());
     for (auto& own : scratch) own.resize(attention_scratch_bytes(calls));
     const double seconds = time_of([&] {
@@ -133,18 +153,23 @@ class Bench {
     // Row r sees keys - rows + r + 1 keys; each costs a product with the key and one with the value.
     const double visible = static_cast<double>(rows) * keys - static_cast<double>(rows) * (rows - 1) / 2.0;
     const double bytes = static_cast<double>(layout_page_bytes(layout)) * keys / page_tokens;
-    add({.name = "attention", .shape = fmt::format("{} x {} keys, {} heads of {} / {}", rows, keys, config.query_heads, config.head_size, group),
-         .seconds = seconds, .operations = 4.0 * visible * static_cast<double>(width), .bytes = bytes},
+    add({.name = "attention",
+         .shape = fmt::format("{} x {} keys, {} heads of {} / {}", rows, keys, config.query_heads, config.head_size, group),
+         .seconds = seconds,
+         .operations = 4.0 * visible * static_cast<double>(width),
+         .bytes = bytes},
         attention_peak());
     return {};
   }
 
   double attention_peak() const {
     switch (kv_type_) {
-      case KvType::int8: return peaks_.int8_operations_per_second;
+      case KvType::int8:
+        return peaks_.int8_operations_per_second;
       case KvType::bf16:
         return peaks_.bf16_operations_per_second > 0 ? peaks_.bf16_operations_per_second : peaks_.float32_operations_per_second;
-      default: return peaks_.float32_operations_per_second;
+      default:
+        return peaks_.float32_operations_per_second;
     }
   }
 
@@ -163,17 +188,27 @@ class Bench {
     const int64_t hidden = config.hidden;
     double seconds = time_of([&] {
       each_row([&](int64_t begin, int64_t count) {
-        rms_norm(isa_, {data.data() + begin * hidden, hidden}, count, hidden, model_.output_norm(), config.norm_epsilon, {output.data() + begin * hidden, hidden});
+        rms_norm(isa_, {data.data() + begin * hidden, hidden}, count, hidden, model_.output_norm(), config.norm_epsilon,
+                 {output.data() + begin * hidden, hidden});
       });
     });
-    add({.name = "norm", .shape = fmt::format("{} x {}", rows, hidden), .seconds = seconds, .bytes = 4.0 * rows * static_cast<double>(hidden)}, 0);
+    add({.name = "norm",
+         .shape = fmt::format("{} x {}", rows, hidden),
+         .seconds = seconds,
+         .bytes = 4.0 * rows * static_cast<double>(hidden)},
+        0);
     const int64_t width = config.feed_forward;
     seconds = time_of([&] {
       each_row([&](int64_t begin, int64_t count) {
-        gated_activation(isa_, config.activation, {data.data() + begin * 2 * width, 2 * width}, count, width, {output.data() + begin * width, width});
+        gated_activation(isa_, config.activation, {data.data() + begin * 2 * width, 2 * width}, count, width,
+                         {output.data() + begin * width, width});
       });
     });
-    add({.name = "activation", .shape = fmt::format("{} x {}", rows, width), .seconds = seconds, .bytes = 8.0 * rows * static_cast<double>(width)}, 0);
+    add({.name = "activation",
+         .shape = fmt::format("{} x {}", rows, width),
+         .seconds = seconds,
+         .bytes = 8.0 * rows * static_cast<double>(width)},
+        0);
   }
 
   const Model& model_;

@@ -13,9 +13,9 @@
 namespace onset {
 
 struct KernelTiming {
-  std::string name;    // "linear", "attention", ...
-  std::string shape;   // "512 x 576 -> 1536"
-  double seconds = 0;  // of one call, the middle one of several
+  std::string name;                // "linear", "attention", ...
+  std::string shape;               // "512 x 576 -> 1536"
+  double seconds = 0;              // of one call, the middle one of several
   double operations = 0;           // multiplications and additions, 0 where the kernel is not about them
   double bytes = 0;                // read from memory: weights, keys and values
   double share_of_arithmetic = 0;  // of the measured peak of the arithmetic in use

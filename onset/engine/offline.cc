@@ -33,8 +33,10 @@ class Greedy : public OutputSink {
 struct Assembly {
   Batch batch;
   std::vector<std::unique_ptr<AttendPolicy>> policies;
-  std::vector<std::unique_ptr<SequenceCache>> lines;                     // caches of packed lines
-  struct Segment { int32_t prompt = 0, line = 0, first_slot = 0, rows = 0; };
+  std::vector<std::unique_ptr<SequenceCache>> lines;  // caches of packed lines
+  struct Segment {
+    int32_t prompt = 0, line = 0, first_slot = 0, rows = 0;
+  };
   std::vector<Segment> packed;
   std::vector<int32_t> prompt_of_output;
 };
@@ -42,7 +44,11 @@ struct Assembly {
 class OfflineRunner {
  public:
   OfflineRunner(const Engine& engine, std::span<const std::vector<int32_t>> prompts, const OfflineOptions& options)
-      : model_(engine.model()), prompts_(prompts), options_(options), workers_(engine.threads()), executor_(workers_),
+      : model_(engine.model()),
+        prompts_(prompts),
+        options_(options),
+        workers_(engine.threads()),
+        executor_(workers_),
         layout_(engine.model().cache_layout(engine.kv_type())),
         vocabulary_(engine.tokenizer() != nullptr ? engine.tokenizer()->vocabulary_size() : engine.model().config().vocabulary) {}
 
@@ -53,7 +59,8 @@ class OfflineRunner {
     // A prompt of one token has nothing to read before its last; it takes no row, but a place in its line.
     std::vector<int32_t> weights(lengths);
     for (int32_t& weight : weights) weight = std::max(1, weight);
-    ONSET_ASSIGN(const std::vector<OfflineBatch> batches, offline_batches(options_.policy, weights, options_.batch, options_.whole_data_set));
+    ONSET_ASSIGN(const std::vector<OfflineBatch> batches,
+                 offline_batches(options_.policy, weights, options_.batch, options_.whole_data_set));
     result_.packing_seconds = seconds_since(began);
     result_.prefill_seconds = result_.packing_seconds;
     result_.tokens.resize(prompts_.size());
@@ -114,8 +121,12 @@ class OfflineRunner {
     for (const auto& line : batch.lines) {
       switch (options_.policy) {
         case OfflinePolicy::padded:
-        case OfflinePolicy::length_ordered: add_padded(assembly, line[0], batch.line_tokens); break;
-        case OfflinePolicy::prepack: add_packed(assembly, line, batch.line_tokens); break;
+        case OfflinePolicy::length_ordered:
+          add_padded(assembly, line[0], batch.line_tokens);
+          break;
+        case OfflinePolicy::prepack:
+          add_packed(assembly, line, batch.line_tokens);
+          break;
         case OfflinePolicy::ragged:
           for (const int32_t prompt : line) add_rows(assembly, prompt, caches_[prompt].get(), nullptr);
           break;
@@ -184,7 +195,9 @@ class OfflineRunner {
     if (rows == line_tokens) return;
     Batch& batch = assembly.batch;
     assembly.policies.push_back(std::make_unique<BlindAttend>());
-    batch.sequences.push_back({.row_begin = batch.rows(), .row_end = batch.rows() + line_tokens - rows, .cache = cache.get(),
+    batch.sequences.push_back({.row_begin = batch.rows(),
+                               .row_end = batch.rows() + line_tokens - rows,
+                               .cache = cache.get(),
                                .attend = assembly.policies.back().get()});
     add_pad_rows(batch, line_tokens - rows, 0);
   }
@@ -228,8 +241,8 @@ Result<OfflineRun> run_offline(const Engine& engine, std::span<const std::vector
     const auto length = static_cast<int64_t>(prompts[i].size());
     if (length == 0) return error(Code::invalid_argument, "prompt {} is empty: expected one token or more", i);
     if (length + options.new_tokens - 1 > config.context) {
-      return error(Code::invalid_argument, "prompt {} has {} tokens and {} new ones, the context has room for {}", i, length, options.new_tokens,
-                   config.context);
+      return error(Code::invalid_argument, "prompt {} has {} tokens and {} new ones, the context has room for {}", i, length,
+                   options.new_tokens, config.context);
     }
     for (const int32_t token : prompts[i]) {
       if (token < 0 || token >= config.vocabulary) {

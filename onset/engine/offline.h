@@ -30,15 +30,16 @@ struct OfflineRun {
   double packing_seconds = 0;                // of these, deciding on the batches
   double seconds = 0;                        // all tokens
   int64_t prompt_tokens = 0;
-  int64_t computed_rows = 0;                 // for prompts, padding included
-  int64_t most_rows = 0;                     // of a batch
+  int64_t computed_rows = 0;  // for prompts, padding included
+  int64_t most_rows = 0;      // of a batch
   int64_t batches = 0, lines = 0;
-  std::vector<double> batch_seconds;         // reading each batch: what its prompts wait for their first tokens
+  std::vector<double> batch_seconds;  // reading each batch: what its prompts wait for their first tokens
 };
 
 // Rows of padding are computed like any other row: through every layer; in padded batches attention too. Logits are computed of each
 // prompt's last row alone. Uses the engine's model with a pool of its own, no larger than a batch needs.
-// Errors: invalid_argument for prompts that are empty, too long or hold no token of the model; those of offline_batches; resource_exhausted.
+// Errors: invalid_argument for prompts that are empty, too long or hold no token of the model; those of offline_batches;
+// resource_exhausted.
 Result<OfflineRun> run_offline(const Engine& engine, std::span<const std::vector<int32_t>> prompts, const OfflineOptions& options);
 
 }  // namespace onset

@@ -32,7 +32,8 @@ std::vector<std::vector<int32_t>> prompts_of(const std::vector<int32_t>& lengths
   return prompts;
 }
 
-std::vector<std::vector<int32_t>> tokens_of(const Engine& engine, const std::vector<std::vector<int32_t>>& prompts, const OfflineOptions& options) {
+std::vector<std::vector<int32_t>> tokens_of(const Engine& engine, const std::vector<std::vector<int32_t>>& prompts,
+                                            const OfflineOptions& options) {
   const Result<OfflineRun> run = run_offline(engine, prompts, options);
   EXPECT_TRUE(run.ok()) << run.status().message();
   return run.ok() ? run->tokens : std::vector<std::vector<int32_t>>();
@@ -64,7 +65,8 @@ TEST(Offline, EveryWayGivesTheAnswersOfPromptsAlone) {
     }
     for (OfflineOptions way : every_way()) {
       way.new_tokens = 32;
-      EXPECT_EQ(tokens_of(*engine, prompts, way), alone) << offline_policy_name(way.policy) << " " << way.omit_last << " of " << lengths.size();
+      EXPECT_EQ(tokens_of(*engine, prompts, way), alone)
+          << offline_policy_name(way.policy) << " " << way.omit_last << " of " << lengths.size();
     }
   }
 }
@@ -112,7 +114,9 @@ TEST(Offline, CountsTheRowsThatItComputes) {
 
 TEST(Offline, BadPromptsSaySo) {
   const auto engine = make_engine(one_thread());
-  const auto refused = [&](const std::vector<std::vector<int32_t>>& prompts) { return run_offline(*engine, prompts, {}).status().message(); };
+  const auto refused = [&](const std::vector<std::vector<int32_t>>& prompts) {
+    return run_offline(*engine, prompts, {}).status().message();
+  };
   EXPECT_EQ(refused({}), "there are no prompts: expected one or more");
   EXPECT_EQ(refused({{5}, {}}), "prompt 1 is empty: expected one token or more");
   EXPECT_EQ(refused({{5}, {512}}), "prompt 1 has token id 512, expected 0 to 511");
@@ -150,7 +154,8 @@ TEST(StepBenchmark, MeasuresStepsOfAllShapesAndFitsThem) {
   expect_no_pages(*engine);
   EXPECT_STREQ(engine->schedule().name(), "sarathi-serve");
 
-  const std::vector<StepPoint> points = {{.rows = 20, .context = 50}, {.answers = 3, .context = 50}, {.rows = 17, .answers = 3, .context = 50}};
+  const std::vector<StepPoint> points = {
+      {.rows = 20, .context = 50}, {.answers = 3, .context = 50}, {.rows = 17, .answers = 3, .context = 50}};
   const auto seconds = measure_points(*engine, points, 2, {});
   ASSERT_TRUE(seconds.ok()) << seconds.status().message();
   EXPECT_EQ((*seconds)[2].size(), 2u);
@@ -173,7 +178,9 @@ TEST(StepBenchmark, ATargetPicksTheBudgetFromTheMachineFile) {
 
   const auto plain = make_engine(one_thread());
   MachineFile file;
-  file.put({.key = step_model_key(plain->model(), 1, plain->kv_type()), .layers = 5, .row_block = 12,
+  file.put({.key = step_model_key(plain->model(), 1, plain->kv_type()),
+            .layers = 5,
+            .row_block = 12,
             .fit = {.weights = {.per_step = 5e-3, .per_prefill_row_layer = 1e-4, .per_decode_row_layer = 1e-4}, .ratio_99 = 1.25}});
   ASSERT_TRUE(file.save(path).ok());
   const auto engine = with_target(0.05);
@@ -193,7 +200,8 @@ TEST(StepTrace, ShowsEveryTokenOnceAndNoTwoStepsAtATime) {
   engine->set_step_hook([&](const StepReport& report) { trace.add(report); });
   std::vector<Told> told(12);
   for (int i = 0; i < 12; ++i) {
-    ASSERT_TRUE(engine->submit({.tokens = prompts_of({20 + 5 * i}, i)[0], .most_new_tokens = 60, .ignore_end = true}, listen(told[i])).ok());
+    ASSERT_TRUE(
+        engine->submit({.tokens = prompts_of({20 + 5 * i}, i)[0], .most_new_tokens = 60, .ignore_end = true}, listen(told[i])).ok());
   }
   run_all(*engine);
   double end = 0;

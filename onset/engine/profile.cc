@@ -9,7 +9,9 @@
 namespace onset {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 Status read_prompt(Engine& engine, std::span<const int32_t> tokens) {
   Status status;

@@ -13,8 +13,8 @@
 namespace onset {
 
 struct TimedOperation {
-  std::string name;   // "attention.query_key_value"
-  int32_t layer = 0;  // -1: belongs to none
+  std::string name;           // "attention.query_key_value"
+  int32_t layer = 0;          // -1: belongs to none
   double begin = 0, end = 0;  // seconds since the prefill began
 };
 

@@ -17,7 +17,9 @@ namespace onset {
 
 using Clock = std::chrono::steady_clock;
 
-inline double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+inline double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
 
 // Tokens and their pages. A request has one of its own, or works on one that is kept (a session).
 struct Conversation {
@@ -55,7 +57,10 @@ class AnswerText {
 
 struct RunningRequest {
   RunningRequest(RequestId request_id, Request its_request, Engine::EventHandler its_handler, Sampler its_sampler, AnswerText its_answer)
-      : id(request_id), request(std::move(its_request)), handler(std::move(its_handler)), sampler(std::move(its_sampler)),
+      : id(request_id),
+        request(std::move(its_request)),
+        handler(std::move(its_handler)),
+        sampler(std::move(its_sampler)),
         answer(std::move(its_answer)) {}
 
   RequestId id;
@@ -65,14 +70,14 @@ struct RunningRequest {
   AnswerText answer;
 
   std::shared_ptr<Conversation> conversation;
-  int32_t first_token = 0;      // where this request's tokens begin in the conversation
-  int32_t prompt_end = 0;       // conversation tokens up to the end of the prompt
+  int32_t first_token = 0;  // where this request's tokens begin in the conversation
+  int32_t prompt_end = 0;   // conversation tokens up to the end of the prompt
   int32_t most_new_tokens = 0;
   int32_t new_tokens = 0;
-  int64_t pages = 0;            // the conversation may come to hold so many
-  bool fixed = false;           // its pages cannot be taken away: its rows must run once, or its conversation is kept
+  int64_t pages = 0;   // the conversation may come to hold so many
+  bool fixed = false;  // its pages cannot be taken away: its rows must run once, or its conversation is kept
   bool admitted = false;
-  bool done = false;            // its last event was delivered
+  bool done = false;  // its last event was delivered
 
   // Layer-staged prefill: the current piece, and the hidden states [piece, hidden] that it has at `layer`.
   int32_t layer = 0, piece = 0;

@@ -127,7 +127,9 @@ Sampler::Sampler(const SamplingOptions& options, std::span<const int32_t> prompt
   }
 }
 
-bool Sampler::changes_logits() const { return !options_.logit_bias.empty() || !seen_.empty() || constraint_; }
+bool Sampler::changes_logits() const {
+  return !options_.logit_bias.empty() || !seen_.empty() || constraint_;
+}
 
 void Sampler::change_logits(std::span<float> logits) const {
   for (const Seen& seen : seen_) {
@@ -153,8 +155,8 @@ void Sampler::leave_only_allowed(std::span<float> logits) {
 
 void Sampler::remember(int32_t token, int32_t generated) {
   if (options_.repetition_penalty == 1.0f && options_.presence_penalty == 0 && options_.frequency_penalty == 0) return;
-  const auto place = std::lower_bound(seen_.begin(), seen_.end(), token,
-                                      [](const Seen& seen, int32_t wanted) { return seen.token < wanted; });
+  const auto place =
+      std::lower_bound(seen_.begin(), seen_.end(), token, [](const Seen& seen, int32_t wanted) { return seen.token < wanted; });
   if (place != seen_.end() && place->token == token) {
     place->generated += generated;
   } else {

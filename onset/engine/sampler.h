@@ -24,8 +24,8 @@ struct SamplingOptions {
   float frequency_penalty = 0.0f;   // the same, times how often
   std::vector<std::pair<int32_t, float>> logit_bias = {};
   uint64_t seed = 0;
-  int32_t top_logprobs = 0;  // how many alternatives to report with each token; 0..20
-  bool logprobs = false;     // report each token's log-probability
+  int32_t top_logprobs = 0;                          // how many alternatives to report with each token; 0..20
+  bool logprobs = false;                             // report each token's log-probability
   std::shared_ptr<const TokenGrammar> grammar = {};  // only tokens that continue a text of it; null: all
 };
 

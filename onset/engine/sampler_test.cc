@@ -168,7 +168,8 @@ Tokenizer fixture_tokenizer() {
 std::shared_ptr<const TokenGrammar> fixture_grammar(const Tokenizer& tokenizer) {
   auto grammar = compile_json_schema(R"({"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
       "sizes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}, "maxItems": 4}}, "required": ["name", "sizes"],
-      "additionalProperties": false})", "schema");
+      "additionalProperties": false})",
+                                     "schema");
   EXPECT_TRUE(grammar.ok()) << grammar.status().message();
   return std::make_shared<const TokenGrammar>(*std::move(grammar), TokenTrie::create(tokenizer));
 }
@@ -223,7 +224,8 @@ TEST(SamplerGrammar, NothingIsDrawnWhereNothingIsAllowed) {
 TEST(SamplerGrammar, OneOfAnotherVocabularyIsRefused) {
   const Tokenizer tokenizer = fixture_tokenizer();
   const Status status = check_sampling({.grammar = fixture_grammar(tokenizer)}, 100);
-  EXPECT_EQ(status.message(), fmt::format("the grammar was made for a vocabulary of {} tokens, the model has 100", tokenizer.vocabulary_size()));
+  EXPECT_EQ(status.message(),
+            fmt::format("the grammar was made for a vocabulary of {} tokens, the model has 100", tokenizer.vocabulary_size()));
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 namespace onset {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 class LoadRun {
  public:
@@ -43,12 +45,14 @@ class LoadRun {
       ONSET_TRY(failure_);
     }
     result_.seconds = now() - began;
-    if (late_is_due) return error(Code::invalid_argument, "the answers of {} tokens ended before each had {}", load_.answer, load_.late_after);
+    if (late_is_due)
+      return error(Code::invalid_argument, "the answers of {} tokens ended before each had {}", load_.answer, load_.late_after);
     return {};
   }
 
   bool ready() const {
-    const auto full = std::count_if(streams_.begin(), streams_.end(), [&](const Stream& stream) { return stream.tokens >= load_.late_after; });
+    const auto full =
+        std::count_if(streams_.begin(), streams_.end(), [&](const Stream& stream) { return stream.tokens >= load_.late_after; });
     return full == static_cast<int64_t>(streams_.size());
   }
 
@@ -88,9 +92,7 @@ class LoadRun {
   }
 
   // Whether a gap that began then saw the late prompt.
-  bool counts(double began) const {
-    return load_.late_prompt == 0 || (late_submitted_ > 0 && (late_done_ == 0 || began <= late_done_));
-  }
+  bool counts(double began) const { return load_.late_prompt == 0 || (late_submitted_ > 0 && (late_done_ == 0 || began <= late_done_)); }
 
   Engine& engine_;
   const ScheduledLoad& load_;
@@ -105,6 +107,8 @@ class LoadRun {
 
 }  // namespace
 
-Result<ScheduleRun> run_scheduled_load(Engine& engine, const ScheduledLoad& load) { return LoadRun(engine, load).run(); }
+Result<ScheduleRun> run_scheduled_load(Engine& engine, const ScheduledLoad& load) {
+  return LoadRun(engine, load).run();
+}
 
 }  // namespace onset

@@ -13,7 +13,7 @@
 namespace onset {
 
 struct ScheduledLoad {
-  int32_t requests = 8;       // all there from the beginning
+  int32_t requests = 8;  // all there from the beginning
   int32_t prompt = 256, answer = 128;
   // A prompt of so many tokens that comes when every request (or all places) have had `late_after` tokens; 0: none.
   int32_t late_prompt = 0;

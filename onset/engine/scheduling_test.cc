@@ -108,11 +108,13 @@ TEST(EngineScheduling, APreemptedRequestsFirstTokenKeepsItsTimeAndRequestsTheirP
   });
   for (int i = 0; i < 4; ++i) {
     const auto listener = listen(told[i]);
-    ASSERT_TRUE(engine->submit({.tokens = random_prompt(30, i), .most_new_tokens = 100, .ignore_end = true},
-                               [&, i, listener](const Event& event) {
-                                 first_token[i].push_back(event.first_token_seconds);
-                                 listener(event);
-                               }).ok());
+    ASSERT_TRUE(engine
+                    ->submit({.tokens = random_prompt(30, i), .most_new_tokens = 100, .ignore_end = true},
+                             [&, i, listener](const Event& event) {
+                               first_token[i].push_back(event.first_token_seconds);
+                               listener(event);
+                             })
+                    .ok());
   }
   run_all(*engine);
   // Three fit with a page each; as the first needs a second one, the youngest of the three goes.
@@ -221,11 +223,13 @@ TEST(EngineScheduling, HigherPrioritiesGoFirst) {
   const auto engine = make_engine(std::move(options));
   std::vector<int> order;
   for (const int priority : {0, 2, 1, 2}) {
-    ASSERT_TRUE(engine->submit({.tokens = {5}, .most_new_tokens = 1, .priority = priority},
-                               [&order, number = static_cast<int>(order.size()), priority](const Event&) {
-                                 static_cast<void>(number);
-                                 order.push_back(priority);
-                               }).ok());
+    ASSERT_TRUE(engine
+                    ->submit({.tokens = {5}, .most_new_tokens = 1, .priority = priority},
+                             [&order, number = static_cast<int>(order.size()), priority](const Event&) {
+                               static_cast<void>(number);
+                               order.push_back(priority);
+                             })
+                    .ok());
   }
   run_all(*engine);
   EXPECT_EQ(order, (std::vector<int>{2, 2, 1, 0}));
@@ -239,7 +243,8 @@ TEST(EngineScheduling, ADeadlineEndsARequestWhereverItIs) {
   Told running, waiting, hopeless, free;
   ASSERT_TRUE(engine->submit({.tokens = {5}, .most_new_tokens = 400, .ignore_end = true}, listen(running)).ok());
   ASSERT_TRUE(engine->submit({.tokens = random_prompt(10, 1), .deadline_seconds = 49}, listen(hopeless)).ok());
-  ASSERT_TRUE(engine->submit({.tokens = {5}, .most_new_tokens = 400, .ignore_end = true, .deadline_seconds = 5.0 + 1e-3}, listen(waiting)).ok());
+  ASSERT_TRUE(
+      engine->submit({.tokens = {5}, .most_new_tokens = 400, .ignore_end = true, .deadline_seconds = 5.0 + 1e-3}, listen(waiting)).ok());
   ASSERT_TRUE(engine->submit({.tokens = {5}, .most_new_tokens = 2, .deadline_seconds = 3600}, listen(free)).ok());
   run_all(*engine);
   EXPECT_EQ(running.last.finish, Finish::length);

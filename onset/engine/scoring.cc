@@ -38,9 +38,8 @@ std::vector<std::pair<int32_t, double>> most_likely(std::span<const float> logit
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   count = std::min(count, static_cast<int32_t>(order.size()));
-  std::partial_sort(order.begin(), order.begin() + count, order.end(), [&](int32_t a, int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  });
+  std::partial_sort(order.begin(), order.begin() + count, order.end(),
+                    [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; });
   std::vector<std::pair<int32_t, double>> top;
   for (int32_t i = 0; i < count; ++i) top.emplace_back(order[i], logits[order[i]] - log_sum_exp);
   return top;

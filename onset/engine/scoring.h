@@ -14,9 +14,9 @@ namespace onset {
 
 // One entry for each token. Entry 0 of logprob and rank says nothing: nobody predicts the first token.
 struct Scores {
-  std::vector<double> logprob;   // natural logarithm of the probability of token i, given those before it
-  std::vector<int32_t> rank;     // 1: token i was the most likely one
-  std::vector<int32_t> argmax;   // the prediction after token i
+  std::vector<double> logprob;                  // natural logarithm of the probability of token i, given those before it
+  std::vector<int32_t> rank;                    // 1: token i was the most likely one
+  std::vector<int32_t> argmax;                  // the prediction after token i
   std::vector<std::pair<int32_t, double>> top;  // after the last token: the most likely ones and their logprob
   std::vector<float> last_logits;               // after the last token
 };
@@ -26,7 +26,7 @@ struct Scores {
 Result<Scores> score_tokens(Engine& engine, std::span<const int32_t> tokens, int32_t top);
 
 struct PerplexityOptions {
-  int32_t window = 2048;  // tokens that are read together; each window begins anew
+  int32_t window = 2048;                                           // tokens that are read together; each window begins anew
   std::function<void(int64_t done, int64_t total)> progress = {};  // in tokens
 };
 
@@ -45,15 +45,14 @@ Result<Perplexity> measure_perplexity(Engine& engine, std::span<const int32_t> t
 // How far `tested` is from `reference` over the same tokens.
 struct Divergence {
   Perplexity tested, reference;
-  double kl_mean = 0;         // Kullback-Leibler divergence of tested's distribution from reference's, nats, mean over scored rows
-  double kl_99 = 0;           // its 99th percentile
-  double top1 = 0;            // share of the rows with the same most likely token
-  double logprob_delta = 0;   // mean |difference| of the scored tokens' log-probabilities
+  double kl_mean = 0;        // Kullback-Leibler divergence of tested's distribution from reference's, nats, mean over scored rows
+  double kl_99 = 0;          // its 99th percentile
+  double top1 = 0;           // share of the rows with the same most likely token
+  double logprob_delta = 0;  // mean |difference| of the scored tokens' log-probabilities
 };
 
 // Both engines read the same windows, some rows at a time, so that only these rows' logits are in memory.
 // Both need the same vocabulary. Errors: as measure_perplexity, and invalid_argument for vocabularies that differ.
-Result<Divergence> measure_divergence(Engine& tested, Engine& reference, std::span<const int32_t> tokens,
-                                      const PerplexityOptions& options);
+Result<Divergence> measure_divergence(Engine& tested, Engine& reference, std::span<const int32_t> tokens, const PerplexityOptions& options);
 
 }  // namespace onset

@@ -13,7 +13,8 @@ using namespace onset::testing;
 std::vector<int32_t> story_tokens(const Engine& engine, int32_t count) {
   std::vector<int32_t> tokens;
   while (static_cast<int32_t>(tokens.size()) < count) {
-    const auto more = *engine.tokenizer()->encode("Once upon a time, there was a little girl named Lily. She loved to play outside. ", {.add_special = false});
+    const auto more = *engine.tokenizer()->encode("Once upon a time, there was a little girl named Lily. She loved to play outside. ",
+                                                  {.add_special = false});
     tokens.insert(tokens.end(), more.begin(), more.end());
   }
   tokens.resize(count);

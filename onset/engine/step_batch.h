@@ -32,7 +32,7 @@ class StepBatch : public OutputSink {
     RunningRequest* running = nullptr;
     int32_t position = 0;
     OutputKind kind = OutputKind::logits;
-    bool draws = false;   // a token follows this row
+    bool draws = false;    // a token follows this row
     bool listens = false;  // the request's on_logits or on_hidden wants it
   };
   void add(const Work& work);

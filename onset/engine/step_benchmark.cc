@@ -165,7 +165,9 @@ StepModelKey step_model_key(const Model& model, int32_t threads, KvType kv_type)
           .kv = kv_type_name(kv_type)};
 }
 
-int32_t linear_row_block(Isa isa) { return isa == Isa::avx512 ? 12 : 6; }
+int32_t linear_row_block(Isa isa) {
+  return isa == Isa::avx512 ? 12 : 6;
+}
 
 int64_t step_benchmark_tokens(const StepBenchmarkOptions& options) {
   // Each request's last page is not full.
@@ -214,8 +216,8 @@ Result<std::vector<std::vector<double>>> measure_points(Engine& engine, std::spa
       const StepPoint& point = points[i];
       if (point.rows < 0 || point.answers < 0 || point.rows + point.answers < 1 || point.context < 1 ||
           point.context + point.rows + 1 > engine.context()) {
-        return error(Code::invalid_argument, "a step of {} rows and {} answers after {} tokens cannot be measured in a context of {}", point.rows,
-                     point.answers, point.context, engine.context());
+        return error(Code::invalid_argument, "a step of {} rows and {} answers after {} tokens cannot be measured in a context of {}",
+                     point.rows, point.answers, point.context, engine.context());
       }
       if (progress) progress((static_cast<double>(round + 1) + static_cast<double>(i) / static_cast<double>(points.size())) / (repeat + 1));
       Stage stage(engine, static_cast<uint32_t>(round + 2));

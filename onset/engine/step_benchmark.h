@@ -19,17 +19,17 @@ StepModelKey step_model_key(const Model& model, int32_t threads, KvType kv_type)
 int32_t linear_row_block(Isa isa);
 
 struct StepBenchmarkOptions {
-  int32_t samples = 300;       // steps that are measured
-  int32_t most_rows = 512;     // of a prompt in a step
-  int32_t most_answers = 32;   // beside it
+  int32_t samples = 300;      // steps that are measured
+  int32_t most_rows = 512;    // of a prompt in a step
+  int32_t most_answers = 32;  // beside it
   int32_t most_context = 4096;
   uint32_t seed = 1;
   std::function<void(const std::string& what, double share)> progress = {};
 };
 
 struct StepBenchmark {
-  StepModel model;      // fitted to all samples
-  StepFit held_out;     // fitted to one half, judged by the other
+  StepModel model;   // fitted to all samples
+  StepFit held_out;  // fitted to one half, judged by the other
   std::vector<StepSample> samples;
 };
 

@@ -8,14 +8,17 @@ std::string chrome_trace(std::span<const TraceEvent> events, const std::map<int6
   std::string trace = "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [";
   const char* separator = "\n";
   for (const auto& [line, name] : line_names) {
-    trace += fmt::format("{}{{\"name\": \"thread_name\", \"ph\": \"M\", \"pid\": 1, \"tid\": {}, \"args\": {{\"name\": \"{}\"}}}}", separator, line, name);
+    trace += fmt::format("{}{{\"name\": \"thread_name\", \"ph\": \"M\", \"pid\": 1, \"tid\": {}, \"args\": {{\"name\": \"{}\"}}}}",
+                         separator, line, name);
     separator = ",\n";
   }
   for (const TraceEvent& event : events) {
     std::string values;
     for (const auto& [name, value] : event.values) values += fmt::format("{}\"{}\": {}", values.empty() ? "" : ", ", name, value);
-    trace += fmt::format("{}{{\"name\": \"{}\", \"cat\": \"{}\", \"ph\": \"X\", \"pid\": 1, \"tid\": {}, \"ts\": {:.3f}, \"dur\": {:.3f}, \"args\": {{{}}}}}",
-                         separator, event.name, event.category, event.line, event.begin * 1e6, event.seconds * 1e6, values);
+    trace += fmt::format(
+        "{}{{\"name\": \"{}\", \"cat\": \"{}\", \"ph\": \"X\", \"pid\": 1, \"tid\": {}, \"ts\": {:.3f}, \"dur\": {:.3f}, \"args\": "
+        "{{{}}}}}",
+        separator, event.name, event.category, event.line, event.begin * 1e6, event.seconds * 1e6, values);
     separator = ",\n";
   }
   return trace + "\n]}\n";
@@ -31,8 +34,12 @@ std::string StepTrace::chrome_trace() const {
   };
   for (const StepReport& step : steps_) {
     add(fmt::format("{} prompt {} answers", step.prompt_rows, step.answer_rows), "step", 0, step, step.seconds,
-        {{"number", static_cast<double>(step.number)}, {"prompt_rows", step.prompt_rows}, {"answer_rows", step.answer_rows},
-         {"running", step.running}, {"waiting", step.waiting}, {"free_pages", static_cast<double>(step.free_pages)},
+        {{"number", static_cast<double>(step.number)},
+         {"prompt_rows", step.prompt_rows},
+         {"answer_rows", step.answer_rows},
+         {"running", step.running},
+         {"waiting", step.waiting},
+         {"free_pages", static_cast<double>(step.free_pages)},
          {"predicted_ms", 1e3 * step.predicted_seconds}});
     for (const Preemption& gone : step.step.preempt) {
       add(gone.kind == PreemptionKind::swap ? "pages to the file" : "pages given up", "preempt", gone.id, step, 0, {});

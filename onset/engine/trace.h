@@ -14,7 +14,7 @@ namespace onset {
 
 // Something that took some time on one line of the picture.
 struct TraceEvent {
-  std::string name;          // letters, digits, points, underscores, spaces
+  std::string name;  // letters, digits, points, underscores, spaces
   std::string category;
   int64_t line = 0;
   double begin = 0, seconds = 0;

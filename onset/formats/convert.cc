@@ -44,10 +44,9 @@ int64_t architecture_integer(const ModelFile& model, const char* key, int64_t ot
 DType meant_type(const ModelFile& model, const StoredTensor& tensor, const ConvertOptions& options) {
   const DType dtype = options.dtype;
   if (options.pure || !is_block_format(dtype)) return dtype;
-  const bool is_output = tensor.name == "output.weight" || (tensor.name == "token_embd.weight" &&
-                                                            model.find_tensor("output.weight") == nullptr);
-  if (is_output)
-    return tensor.columns() % block_size(dtype) != 0 || dtype == DType::q8_0 ? DType::q8_0 : DType::q6_k;
+  const bool is_output =
+      tensor.name == "output.weight" || (tensor.name == "token_embd.weight" && model.find_tensor("output.weight") == nullptr);
+  if (is_output) return tensor.columns() % block_size(dtype) != 0 || dtype == DType::q8_0 ? DType::q8_0 : DType::q6_k;
   if (dtype != DType::q4_k && dtype != DType::q5_k) return dtype;
   const int64_t layers = architecture_integer(model, "block_count", 0);
   const auto value_layer = layer_of(tensor.name, ".attn_v.weight");
@@ -55,8 +54,8 @@ DType meant_type(const ModelFile& model, const StoredTensor& tensor, const Conve
   if (value_layer && is_sensitive_layer(*value_layer, layers)) return DType::q6_k;
   if (down_layer && is_sensitive_layer(*down_layer, layers)) return DType::q6_k;
   // In the 70B models eight query heads share a value matrix, which is small and worth a bit more.
-  const bool shared = layers == 80 && architecture_integer(model, "attention.head_count", 0) !=
-                                          architecture_integer(model, "attention.head_count_kv", 0);
+  const bool shared =
+      layers == 80 && architecture_integer(model, "attention.head_count", 0) != architecture_integer(model, "attention.head_count_kv", 0);
   return value_layer && shared ? DType::q5_k : dtype;
 }
 
@@ -110,8 +109,7 @@ GgufMetadata metadata_of(const ModelFile& model, const ConvertOptions& options) 
 
 // Rows of `tensor` from `first` on, as `dtype`, into `rows` (whole rows). False if a value is too large for
 // F16.
-bool convert_rows(const StoredTensor& tensor, DType dtype, int64_t first, std::span<std::byte> rows,
-                  ThreadPool& pool) {
+bool convert_rows(const StoredTensor& tensor, DType dtype, int64_t first, std::span<std::byte> rows, ThreadPool& pool) {
   const size_t size = row_bytes(dtype, tensor.columns());
   std::vector<std::vector<float>> values(static_cast<size_t>(pool.threads()));
   std::atomic<bool> too_large = false;
@@ -129,8 +127,8 @@ bool convert_rows(const StoredTensor& tensor, DType dtype, int64_t first, std::s
   return !too_large;
 }
 
-Status write_tensor(const StoredTensor& tensor, DType dtype, GgufWriter& writer, ConvertProgress& progress,
-                    const ConvertOptions& options, ThreadPool& pool) {
+Status write_tensor(const StoredTensor& tensor, DType dtype, GgufWriter& writer, ConvertProgress& progress, const ConvertOptions& options,
+                    ThreadPool& pool) {
   const auto report = [&](size_t bytes) {
     progress.bytes_done += bytes;
     if (options.progress) options.progress(progress);
@@ -152,8 +150,7 @@ Status write_tensor(const StoredTensor& tensor, DType dtype, GgufWriter& writer,
     const int64_t count = std::min(rows_at_once, tensor.rows() - first);
     buffer.resize(static_cast<size_t>(count) * size);
     if (!convert_rows(tensor, dtype, first, buffer, pool)) {
-      return error(Code::invalid_argument,
-                   "tensor {} holds values above 65504, too large for F16: choose BF16 or F32", tensor.name);
+      return error(Code::invalid_argument, "tensor {} holds values above 65504, too large for F16: choose BF16 or F32", tensor.name);
     }
     ONSET_TRY(writer.write(buffer));
     report(buffer.size());
@@ -166,8 +163,7 @@ Status check_space(const std::filesystem::path& destination, uint64_t bytes) {
   const auto folder = std::filesystem::absolute(destination, problem).parent_path();
   const std::filesystem::space_info space = std::filesystem::space(folder, problem);
   if (problem || space.available >= bytes) return {};  // what cannot be asked will show when it is written
-  return error(Code::resource_exhausted, "{}: needs {} bytes, the disk has {} free", destination.string(),
-               bytes, space.available);
+  return error(Code::resource_exhausted, "{}: needs {} bytes, the disk has {} free", destination.string(), bytes, space.available);
 }
 
 }  // namespace
@@ -181,8 +177,8 @@ ChosenType choose_type(const ModelFile& model, const StoredTensor& tensor, const
   return {meant, type_for_columns(meant, tensor.columns())};
 }
 
-Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::path& destination,
-                              const ConvertOptions& options, ThreadPool& pool) {
+Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::path& destination, const ConvertOptions& options,
+                              ThreadPool& pool) {
   if (!is_weight_type(options.dtype)) {
     return error(Code::invalid_argument, "a model cannot be converted to {}", dtype_name(options.dtype));
   }
@@ -190,8 +186,7 @@ Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::pat
   std::vector<GgufTensorInfo> infos;
   for (const StoredTensor& tensor : model.tensors()) {
     const ChosenType type = choose_type(model, tensor, options);
-    if (type.meant != type.used)
-      report.fallbacks.push_back({tensor.name, type.meant, type.used, tensor.columns()});
+    if (type.meant != type.used) report.fallbacks.push_back({tensor.name, type.meant, type.used, tensor.columns()});
     if (is_block_format(tensor.dtype) && type.used != tensor.dtype) ++report.requantised;
     infos.push_back({tensor.name, type.used, tensor.shape});
     report.source_bytes += tensor.bytes.size();
@@ -199,13 +194,11 @@ Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::pat
   }
   report.tensors = static_cast<int64_t>(infos.size());
   ONSET_TRY(check_space(destination, report.bytes));
-  ONSET_ASSIGN(GgufWriter writer,
-               GgufWriter::create(destination, metadata_of(model, options), infos, options.split));
+  ONSET_ASSIGN(GgufWriter writer, GgufWriter::create(destination, metadata_of(model, options), infos, options.split));
   ConvertProgress progress{{}, 0, report.bytes};
   for (size_t i = 0; i < infos.size(); ++i) {
     const StoredTensor& tensor = model.tensors()[i];
-    ONSET_TRY(
-        write_tensor(tensor, infos[i].dtype, writer, progress, options, pool).within(model.path().string()));
+    ONSET_TRY(write_tensor(tensor, infos[i].dtype, writer, progress, options, pool).within(model.path().string()));
   }
   ONSET_TRY(writer.commit());
   report.files = writer.paths();

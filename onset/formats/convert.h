@@ -59,7 +59,7 @@ ChosenType choose_type(const ModelFile& model, const StoredTensor& tensor, const
 // Writes the model to `destination` (GGUF), which appears whole or not at all.
 // Errors: invalid_argument for values that are infinite, not a number or too large for F16 (naming the
 // tensor), resource_exhausted when the disk is full, and what AtomicFile says.
-Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::path& destination,
-                              const ConvertOptions& options, ThreadPool& pool);
+Result<ConvertReport> convert(const ModelFile& model, const std::filesystem::path& destination, const ConvertOptions& options,
+                              ThreadPool& pool);
 
 }  // namespace onset

@@ -10,8 +10,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const onset::fuzzing::Folder source, destination;
   static onset::ThreadPool pool(1);
-  constexpr const char* names[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
-                                   "generation_config.json", "model.safetensors"};
+  constexpr const char* names[] = {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors"};
   const auto pieces = onset::fuzzing::pieces({reinterpret_cast<const char*>(data), size});
   for (size_t i = 0; i < pieces.size() && i < 5; ++i) {
     if (!pieces[i].empty()) source.put(names[i], pieces[i]);

@@ -52,8 +52,7 @@ class MadeModel {
     auto values = std::make_shared<std::vector<float>>(static_cast<size_t>(count));
     std::normal_distribution<float> normal(0.0f, 0.05f);
     for (float& value : *values) value = normal(random_);
-    EXPECT_TRUE(
-        model_.add_tensor({name, DType::f32, std::move(shape), std::as_bytes(std::span(*values))}).ok());
+    EXPECT_TRUE(model_.add_tensor({name, DType::f32, std::move(shape), std::as_bytes(std::span(*values))}).ok());
     values_.emplace_back(name, values);
   }
   GgufMetadata metadata_;
@@ -91,8 +90,8 @@ TEST(Convert, EveryTypeFromEveryFixtureModelComesBack) {
   ThreadPool pool(2);
   for (const char* name : {"llama", "llama3", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma3"}) {
     const ModelFile source = value_of(open_model(fixtures / "models" / name));
-    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0,
-                              DType::q5_1, DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k}) {
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,
+                              DType::q4_k, DType::q5_k, DType::q6_k}) {
       const std::string file = std::string(name) + dtype_name(dtype) + ".gguf";
       const ConvertReport report = value_of(convert(source, folder / file, {.dtype = dtype}, pool));
       const ModelFile made = value_of(open_gguf(folder / file));
@@ -137,10 +136,7 @@ TEST(Convert, ReportsFallbacksAndProgress) {
   ConvertProgress last;
   const ConvertReport report =
       value_of(convert(narrow.model(), folder / "m.gguf",
-                       {.dtype = DType::q4_k,
-                        .pure = true,
-                        .progress = [&](const ConvertProgress& progress) { last = progress; }},
-                       pool));
+                       {.dtype = DType::q4_k, .pure = true, .progress = [&](const ConvertProgress& progress) { last = progress; }}, pool));
   ASSERT_EQ(report.fallbacks.size(), 25u);
   EXPECT_EQ(report.fallbacks[0].tensor, "token_embd.weight");
   EXPECT_EQ(report.fallbacks[0].meant, DType::q4_k);
@@ -162,8 +158,7 @@ TEST(Convert, RequantisingKeepsEqualTypesAndSplits) {
   const MadeModel made(256);
   ASSERT_TRUE(convert(made.model(), folder / "a.gguf", {.dtype = DType::q4_1}, pool).ok());
   const ModelFile first = value_of(open_gguf(folder / "a.gguf"));
-  const ConvertReport report = value_of(
-      convert(first, folder / "b.gguf", {.dtype = DType::q4_1, .split = {.part_tensors = 10}}, pool));
+  const ConvertReport report = value_of(convert(first, folder / "b.gguf", {.dtype = DType::q4_1, .split = {.part_tensors = 10}}, pool));
   EXPECT_EQ(report.requantised, 0);
   EXPECT_EQ(report.files.size(), 4u);
   const ModelFile second = value_of(open_gguf(report.files[2]));
@@ -174,8 +169,7 @@ TEST(Convert, RequantisingKeepsEqualTypesAndSplits) {
   EXPECT_EQ(value_of(convert(first, folder / "c.gguf", {.dtype = DType::q8_0}, pool)).requantised, 25);
   // A model may be replaced by its own conversion: the mapped source stays readable until it is done.
   ASSERT_TRUE(convert(first, folder / "a.gguf", {.dtype = DType::q4_0}, pool).ok());
-  EXPECT_EQ(value_of(value_of(open_gguf(folder / "a.gguf")).tensor("blk.0.attn_q.weight"))->dtype,
-            DType::q4_0);
+  EXPECT_EQ(value_of(value_of(open_gguf(folder / "a.gguf")).tensor("blk.0.attn_q.weight"))->dtype, DType::q4_0);
 }
 
 TEST(Convert, ResultDoesNotDependOnThreads) {
@@ -192,16 +186,14 @@ TEST(Convert, BadValuesAreFoundByName) {
   ThreadPool pool(1);
   MadeModel made(256);
   made.values("blk.2.attn_v.weight")[700] = std::nanf("");
-  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::q4_k}, pool).status(),
-               Code::invalid_argument,
+  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::q4_k}, pool).status(), Code::invalid_argument,
                "made.gguf: tensor blk.2.attn_v.weight holds values that are infinite or not a number");
   made.values("blk.2.attn_v.weight")[700] = 1e5f;
-  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::f16}, pool).status(),
-               Code::invalid_argument,
+  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::f16}, pool).status(), Code::invalid_argument,
                "tensor blk.2.attn_v.weight holds values above 65504, too large for F16: choose BF16 or F32");
   EXPECT_TRUE(convert(made.model(), folder / "ok.gguf", {.dtype = DType::bf16}, pool).ok());
-  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::i32}, pool).status(),
-               Code::invalid_argument, "a model cannot be converted to I32");
+  expect_error(convert(made.model(), folder / "m.gguf", {.dtype = DType::i32}, pool).status(), Code::invalid_argument,
+               "a model cannot be converted to I32");
   EXPECT_FALSE(std::filesystem::exists(folder / "m.gguf"));
 }
 

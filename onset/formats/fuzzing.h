@@ -29,19 +29,15 @@ class Folder {
   Folder() {
     std::error_code ignored;
     const bool shared = std::filesystem::is_directory("/dev/shm", ignored);
-    const std::filesystem::path parent =
-        shared ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
+    const std::filesystem::path parent = shared ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path();
     std::string name = (parent / "onset-fuzz-XXXXXX").string();
     path_ = mkdtemp(name.data());
   }
   ~Folder() { std::filesystem::remove_all(path_); }
   const std::filesystem::path& path() const { return path_; }
-  void put(const std::string& name, const std::string& bytes) const {
-    std::ofstream(path_ / name, std::ios::binary) << bytes;
-  }
+  void put(const std::string& name, const std::string& bytes) const { std::ofstream(path_ / name, std::ios::binary) << bytes; }
   void clear() const {
-    for (const auto& entry : std::filesystem::directory_iterator(path_))
-      std::filesystem::remove(entry.path());
+    for (const auto& entry : std::filesystem::directory_iterator(path_)) std::filesystem::remove(entry.path());
   }
 
  private:

@@ -18,10 +18,9 @@ struct TypeNumber {
   uint32_t number;
 };
 constexpr TypeNumber type_numbers[] = {
-    {DType::f32, 0},   {DType::f16, 1},   {DType::q4_0, 2}, {DType::q4_1, 3},
-    {DType::q5_0, 6},  {DType::q5_1, 7},  {DType::q8_0, 8}, {DType::q4_k, 12},
-    {DType::q5_k, 13}, {DType::q6_k, 14}, {DType::i8, 24},  {DType::i16, 25},
-    {DType::i32, 26},  {DType::i64, 27},  {DType::f64, 28}, {DType::bf16, 30},
+    {DType::f32, 0},  {DType::f16, 1},   {DType::q4_0, 2},  {DType::q4_1, 3},  {DType::q5_0, 6}, {DType::q5_1, 7},
+    {DType::q8_0, 8}, {DType::q4_k, 12}, {DType::q5_k, 13}, {DType::q6_k, 14}, {DType::i8, 24},  {DType::i16, 25},
+    {DType::i32, 26}, {DType::i64, 27},  {DType::f64, 28},  {DType::bf16, 30},
 };
 
 // What other programs call the types that we cannot read, for the error message.
@@ -85,8 +84,7 @@ class Cursor {
 
   Result<std::span<const std::byte>> take(uint64_t count, std::string_view what) {
     if (count > remaining()) {
-      return error(Code::invalid_argument,
-                   "{}: the file ends at byte {} within {}: it is truncated or damaged", name_, bytes_.size(),
+      return error(Code::invalid_argument, "{}: the file ends at byte {} within {}: it is truncated or damaged", name_, bytes_.size(),
                    what);
     }
     const auto taken = bytes_.subspan(position_, static_cast<size_t>(count));
@@ -97,8 +95,7 @@ class Cursor {
   Result<std::string_view> text(uint64_t longest, std::string_view what) {
     ONSET_ASSIGN(const uint64_t length, number<uint64_t>(what));
     if (length > longest) {
-      return error(Code::invalid_argument, "{}: {} claims {} bytes, at most {} are allowed", name_, what,
-                   length, longest);
+      return error(Code::invalid_argument, "{}: {} claims {} bytes, at most {} are allowed", name_, what, length, longest);
     }
     ONSET_ASSIGN(const auto bytes, take(length, what));
     return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -144,11 +141,10 @@ Result<MetadataEntry> read_entry(Cursor& cursor, const std::string& name, uint64
     }
   } else {
     const size_t width = metadata_value_bytes(static_cast<MetadataType>(type));
-    if (width == 0)
-      return error(Code::invalid_argument, "{}: {} has type {}, which is no metadata type", name, what, type);
+    if (width == 0) return error(Code::invalid_argument, "{}: {} has type {}, which is no metadata type", name, what, type);
     if (entry.count > cursor.remaining() / width) {
-      return error(Code::invalid_argument, "{}: {} claims {} elements, the rest of the file has room for {}",
-                   name, what, entry.count, cursor.remaining() / width);
+      return error(Code::invalid_argument, "{}: {} claims {} elements, the rest of the file has room for {}", name, what, entry.count,
+                   cursor.remaining() / width);
     }
     ONSET_TRY(cursor.take(entry.count * width, what).status());
   }
@@ -165,14 +161,12 @@ struct DeclaredTensor {
 
 Result<DeclaredTensor> read_tensor(Cursor& cursor, const std::string& name, uint64_t index) {
   DeclaredTensor declared;
-  ONSET_ASSIGN(const std::string_view tensor_name,
-               cursor.text(gguf_largest_name, fmt::format("the name of tensor {}", index)));
+  ONSET_ASSIGN(const std::string_view tensor_name, cursor.text(gguf_largest_name, fmt::format("the name of tensor {}", index)));
   declared.tensor.name = tensor_name;
   const std::string what = "tensor " + shown(tensor_name);
   ONSET_ASSIGN(const uint32_t extents, cursor.number<uint32_t>(what));
   if (extents < 1 || extents > gguf_largest_extents) {
-    return error(Code::invalid_argument, "{}: {} claims {} dimensions, expected 1 to {}", name, what, extents,
-                 gguf_largest_extents);
+    return error(Code::invalid_argument, "{}: {} claims {} dimensions, expected 1 to {}", name, what, extents, gguf_largest_extents);
   }
   declared.tensor.shape.resize(extents);
   for (size_t i = extents; i-- > 0;) {  // stored with the contiguous extent first
@@ -185,14 +179,14 @@ Result<DeclaredTensor> read_tensor(Cursor& cursor, const std::string& name, uint
   ONSET_ASSIGN(const uint32_t number, cursor.number<uint32_t>(what));
   const auto dtype = gguf_dtype_of(number);
   if (!dtype) {
-    return error(Code::unsupported, "{}: {} has element type {} ({}), which this program cannot read", name,
-                 what, number, foreign_type_name(number));
+    return error(Code::unsupported, "{}: {} has element type {} ({}), which this program cannot read", name, what, number,
+                 foreign_type_name(number));
   }
   declared.tensor.dtype = *dtype;
   const auto size = tensor_bytes(*dtype, declared.tensor.shape);
   if (!size) {
-    return error(Code::invalid_argument, "{}: {} of type {} cannot have shape {}", name, what,
-                 dtype_name(*dtype), shape_text(declared.tensor.shape));
+    return error(Code::invalid_argument, "{}: {} of type {} cannot have shape {}", name, what, dtype_name(*dtype),
+                 shape_text(declared.tensor.shape));
   }
   declared.size = *size;
   ONSET_ASSIGN(declared.offset, cursor.number<uint64_t>(what));
@@ -205,8 +199,8 @@ Status check_no_overlap(const std::vector<DeclaredTensor>& declared, const std::
   std::sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->offset < b->offset; });
   for (size_t i = 1; i < order.size(); ++i) {
     if (order[i - 1]->offset + order[i - 1]->size > order[i]->offset) {
-      return error(Code::invalid_argument, "{}: tensors {} and {} overlap", name,
-                   shown(order[i - 1]->tensor.name), shown(order[i]->tensor.name));
+      return error(Code::invalid_argument, "{}: tensors {} and {} overlap", name, shown(order[i - 1]->tensor.name),
+                   shown(order[i]->tensor.name));
     }
   }
   return {};
@@ -217,13 +211,11 @@ Result<ModelFile> read_file(std::span<const std::byte> bytes, const std::string&
   ModelFile model{std::filesystem::path(name)};
   Cursor cursor(bytes, name);
   ONSET_ASSIGN(const uint32_t found_magic, cursor.number<uint32_t>("the header"));
-  if (found_magic != gguf_magic)
-    return error(Code::invalid_argument, "{}: not a GGUF file: it does not begin with \"GGUF\"", name);
+  if (found_magic != gguf_magic) return error(Code::invalid_argument, "{}: not a GGUF file: it does not begin with \"GGUF\"", name);
   ONSET_ASSIGN(const uint32_t version, cursor.number<uint32_t>("the header"));
   if (version != 2 && version != 3) {
     if (__builtin_bswap32(version) <= 3) {
-      return error(Code::unsupported, "{}: a big-endian GGUF file; only little-endian ones can be read",
-                   name);
+      return error(Code::unsupported, "{}: a big-endian GGUF file; only little-endian ones can be read", name);
     }
     return error(Code::unsupported, "{}: GGUF version {}; versions 2 and 3 can be read", name, version);
   }
@@ -231,10 +223,8 @@ Result<ModelFile> read_file(std::span<const std::byte> bytes, const std::string&
   ONSET_ASSIGN(const uint64_t entry_count, cursor.number<uint64_t>("the header"));
   // An entry takes at least 13 bytes, a tensor's declaration 32.
   if (entry_count > cursor.remaining() / 13 || tensor_count > cursor.remaining() / 32) {
-    return error(
-        Code::invalid_argument,
-        "{}: the header claims {} tensors and {} metadata entries, more than the file's {} bytes can hold",
-        name, tensor_count, entry_count, bytes.size());
+    return error(Code::invalid_argument, "{}: the header claims {} tensors and {} metadata entries, more than the file's {} bytes can hold",
+                 name, tensor_count, entry_count, bytes.size());
   }
   for (uint64_t i = 0; i < entry_count; ++i) {
     ONSET_ASSIGN(const MetadataEntry entry, read_entry(cursor, name, i));
@@ -242,8 +232,7 @@ Result<ModelFile> read_file(std::span<const std::byte> bytes, const std::string&
   }
   ONSET_ASSIGN(const int64_t alignment, model.integer_or("general.alignment", gguf_default_alignment));
   if (alignment < 1 || alignment > (int64_t{1} << 30) || (alignment & (alignment - 1)) != 0) {
-    return error(Code::invalid_argument, "{}: key general.alignment is {}, expected a power of two", name,
-                 alignment);
+    return error(Code::invalid_argument, "{}: key general.alignment is {}, expected a power of two", name, alignment);
   }
   std::vector<DeclaredTensor> declared;
   for (uint64_t i = 0; i < tensor_count; ++i) {
@@ -254,8 +243,8 @@ Result<ModelFile> read_file(std::span<const std::byte> bytes, const std::string&
   const uint64_t data_size = data_begin <= bytes.size() ? bytes.size() - data_begin : 0;
   for (const DeclaredTensor& tensor : declared) {
     if (tensor.offset % static_cast<uint64_t>(alignment) != 0) {
-      return error(Code::invalid_argument, "{}: tensor {} has offset {}, expected a multiple of {}", name,
-                   shown(tensor.tensor.name), tensor.offset, alignment);
+      return error(Code::invalid_argument, "{}: tensor {} has offset {}, expected a multiple of {}", name, shown(tensor.tensor.name),
+                   tensor.offset, alignment);
     }
     if (tensor.offset > data_size || tensor.size > data_size - tensor.offset) {
       return error(Code::invalid_argument,
@@ -266,8 +255,7 @@ Result<ModelFile> read_file(std::span<const std::byte> bytes, const std::string&
   }
   ONSET_TRY(check_no_overlap(declared, name));
   for (DeclaredTensor& tensor : declared) {
-    tensor.tensor.bytes =
-        bytes.subspan(static_cast<size_t>(data_begin + tensor.offset), static_cast<size_t>(tensor.size));
+    tensor.tensor.bytes = bytes.subspan(static_cast<size_t>(data_begin + tensor.offset), static_cast<size_t>(tensor.size));
     ONSET_TRY(model.add_tensor(std::move(tensor.tensor)));
   }
   return model;
@@ -284,8 +272,8 @@ Result<SplitKeys> split_keys(const ModelFile& file) {
   SplitKeys keys;
   ONSET_ASSIGN(keys.count, file.integer_or("split.count", 1));
   if (keys.count < 1 || keys.count > gguf_largest_part_count) {
-    return error(Code::invalid_argument, "{}: key split.count is {}, expected 1 to {}", file.path().string(),
-                 keys.count, gguf_largest_part_count);
+    return error(Code::invalid_argument, "{}: key split.count is {}, expected 1 to {}", file.path().string(), keys.count,
+                 gguf_largest_part_count);
   }
   if (keys.count == 1) return keys;
   ONSET_ASSIGN(keys.number, file.integer("split.no"));
@@ -308,17 +296,14 @@ Result<OpenedPart> open_part(const std::filesystem::path& path) {
 }
 
 // The path of part `index` of the model that the part `path` with the keys `split` belongs to.
-Result<std::filesystem::path> part_path(const std::filesystem::path& path, const SplitKeys& split,
-                                        int64_t index) {
+Result<std::filesystem::path> part_path(const std::filesystem::path& path, const SplitKeys& split, int64_t index) {
   const std::string name = path.string();
   const std::string suffix = gguf_part_suffix(split.number, split.count);
   if (split.number < 0 || split.number >= split.count || !name.ends_with(suffix)) {
-    return error(Code::invalid_argument,
-                 "{}: keys split.no and split.count say part {} of {}, the file's name does not", name,
+    return error(Code::invalid_argument, "{}: keys split.no and split.count say part {} of {}, the file's name does not", name,
                  split.number + 1, split.count);
   }
-  return std::filesystem::path(name.substr(0, name.size() - suffix.size()) +
-                               gguf_part_suffix(index, split.count));
+  return std::filesystem::path(name.substr(0, name.size() - suffix.size()) + gguf_part_suffix(index, split.count));
 }
 
 }  // namespace
@@ -345,8 +330,7 @@ Result<ModelFile> parse_gguf(std::span<const std::byte> bytes, const std::string
   ONSET_ASSIGN(ModelFile model, read_file(bytes, name));
   ONSET_ASSIGN(const SplitKeys split, split_keys(model));
   if (split.count > 1) {
-    return error(Code::unsupported, "{}: part {} of {} of a split model cannot be read alone", name,
-                 split.number + 1, split.count);
+    return error(Code::unsupported, "{}: part {} of {} of a split model cannot be read alone", name, split.number + 1, split.count);
   }
   return model;
 }
@@ -360,13 +344,10 @@ Result<ModelFile> open_gguf(const std::filesystem::path& path) {
   for (int64_t i = 0; i < asked.split.count; ++i) {
     ONSET_ASSIGN(const std::filesystem::path name, part_path(path, asked.split, i));
     ONSET_ASSIGN(OpenedPart part, open_part(name));
-    if (part.split.number != i || part.split.count != asked.split.count ||
-        part.split.tensors != asked.split.tensors) {
-      return error(
-          Code::invalid_argument,
-          "{}: its keys say part {} of {} of a model of {} tensors, expected part {} of {} of {} tensors",
-          name.string(), part.split.number + 1, part.split.count, part.split.tensors, i + 1,
-          asked.split.count, asked.split.tensors);
+    if (part.split.number != i || part.split.count != asked.split.count || part.split.tensors != asked.split.tensors) {
+      return error(Code::invalid_argument, "{}: its keys say part {} of {} of a model of {} tensors, expected part {} of {} of {} tensors",
+                   name.string(), part.split.number + 1, part.split.count, part.split.tensors, i + 1, asked.split.count,
+                   asked.split.tensors);
     }
     if (i == 0) continue;
     for (const StoredTensor& tensor : part.model.tensors()) {
@@ -376,8 +357,8 @@ Result<ModelFile> open_gguf(const std::filesystem::path& path) {
   }
   const auto tensors = static_cast<int64_t>(whole.model.tensors().size());
   if (tensors != asked.split.tensors) {
-    return error(Code::invalid_argument, "{}: the {} parts hold {} tensors, key split.tensors.count says {}",
-                 first.string(), asked.split.count, tensors, asked.split.tensors);
+    return error(Code::invalid_argument, "{}: the {} parts hold {} tensors, key split.tensors.count says {}", first.string(),
+                 asked.split.count, tensors, asked.split.tensors);
   }
   return std::move(whole.model);
 }

@@ -83,8 +83,8 @@ class GgufWriter {
   // Writes the headers. `path` ends in ".gguf"; with a split that needs it the parts are
   // PATH-0000i-of-0000N.gguf. Errors: invalid_argument (bad extents, a name twice, more than 512 parts), and
   // what AtomicFile says.
-  static Result<GgufWriter> create(const std::filesystem::path& path, const GgufMetadata& metadata,
-                                   std::vector<GgufTensorInfo> tensors, const GgufSplit& split = {});
+  static Result<GgufWriter> create(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors,
+                                   const GgufSplit& split = {});
 
   // The next bytes of the tensors, in the order they were declared; any number of bytes up to the end of the
   // tensor at hand.

@@ -18,8 +18,7 @@ void read_everything(const onset::ModelFile& model) {
     (void)model.reals(entry.key).ok();
     if (const auto texts = model.texts(entry.key); texts.ok()) {
       size_t total = 0;
-      for (const std::string_view text : *texts)
-        total += text.empty() ? 0 : static_cast<unsigned char>(text.back());
+      for (const std::string_view text : *texts) total += text.empty() ? 0 : static_cast<unsigned char>(text.back());
       if (total == SIZE_MAX) std::abort();
     }
   }
@@ -37,11 +36,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   for (size_t i = 0; i < parts.size() && i < 4; ++i) {
-    folder.put("m-0000" + std::to_string(i + 1) + "-of-0000" + std::to_string(parts.size()) + ".gguf",
-               parts[i]);
+    folder.put("m-0000" + std::to_string(i + 1) + "-of-0000" + std::to_string(parts.size()) + ".gguf", parts[i]);
   }
-  const auto model =
-      onset::open_gguf(folder.path() / ("m-00001-of-0000" + std::to_string(parts.size()) + ".gguf"));
+  const auto model = onset::open_gguf(folder.path() / ("m-00001-of-0000" + std::to_string(parts.size()) + ".gguf"));
   if (model.ok()) read_everything(*model);
   folder.clear();
   return 0;

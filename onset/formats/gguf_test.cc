@@ -56,8 +56,7 @@ TEST(Gguf, ReadsWhatTheGgufPackageWrote) {
   EXPECT_EQ(value_of(file.integer("test.uint32")), 4294967295);
   EXPECT_EQ(value_of(file.integer("test.int32")), std::numeric_limits<int32_t>::min());
   EXPECT_EQ(value_of(file.integer("test.int64")), std::numeric_limits<int64_t>::min());
-  expect_error(file.integer("test.uint64").status(), Code::invalid_argument,
-               "test.uint64 has a number above 2^63 - 1");
+  expect_error(file.integer("test.uint64").status(), Code::invalid_argument, "test.uint64 has a number above 2^63 - 1");
   EXPECT_EQ(value_of(file.real("test.uint64")), std::ldexp(1.0, 64));
   EXPECT_EQ(value_of(file.real("test.float32")), static_cast<double>(0.1f));
   EXPECT_EQ(value_of(file.real("test.float64")), 0.1);
@@ -84,10 +83,8 @@ TEST(Gguf, ReadersSayWhatIsMissingOrOfAnotherType) {
   const ModelFile file = value_of(open_gguf(fixtures / "formats/small.gguf"));
   expect_error(file.integer("llama.block_count").status(), Code::not_found,
                "small.gguf: key llama.block_count is absent, expected an integer");
-  expect_error(file.text("test.uint8").status(), Code::invalid_argument,
-               "small.gguf: key test.uint8 has type u8, expected a text");
-  expect_error(file.integer("test.texts").status(), Code::invalid_argument,
-               "key test.texts has type array of text, expected an integer");
+  expect_error(file.text("test.uint8").status(), Code::invalid_argument, "small.gguf: key test.uint8 has type u8, expected a text");
+  expect_error(file.integer("test.texts").status(), Code::invalid_argument, "key test.texts has type array of text, expected an integer");
   expect_error(file.texts("test.reals").status(), Code::invalid_argument,
                "key test.reals has type array of f32, expected an array of texts");
   expect_error(file.boolean("test.float32").status(), Code::invalid_argument, "expected a boolean");
@@ -96,8 +93,7 @@ TEST(Gguf, ReadersSayWhatIsMissingOrOfAnotherType) {
   EXPECT_EQ(value_of(file.text_or("absent", "x")), "x");
   EXPECT_TRUE(value_of(file.boolean_or("absent", true)));
   EXPECT_FALSE(file.integer_or("test.text", 7).ok());
-  expect_error(file.tensor("output.weight").status(), Code::not_found,
-               "small.gguf: tensor output.weight is absent");
+  expect_error(file.tensor("output.weight").status(), Code::not_found, "small.gguf: tensor output.weight is absent");
   expect_error(file.tensor("plain", std::vector<int64_t>{64, 3}).status(), Code::invalid_argument,
                "tensor plain has shape [3, 64], expected [64, 3]");
 }
@@ -157,10 +153,8 @@ TEST(Gguf, VersionTwoIsReadToo) {
 
 TEST(Gguf, WriterRefusesWhatCannotBe) {
   const TemporaryFolder folder;
-  const auto refuse = [&](std::vector<GgufTensorInfo> tensors, const GgufSplit& split,
-                          const std::string& part) {
-    expect_error(GgufWriter::create(folder / "m.gguf", {}, std::move(tensors), split).status(),
-                 Code::invalid_argument, part);
+  const auto refuse = [&](std::vector<GgufTensorInfo> tensors, const GgufSplit& split, const std::string& part) {
+    expect_error(GgufWriter::create(folder / "m.gguf", {}, std::move(tensors), split).status(), Code::invalid_argument, part);
   };
   refuse({{"a", DType::f32, {1}}, {"a", DType::f32, {1}}}, {}, "a tensor cannot be named \"a\"");
   refuse({{"a", DType::q4_k, {2, 128}}}, {}, "tensor a of type Q4_K cannot have shape [2, 128]");
@@ -171,8 +165,7 @@ TEST(Gguf, WriterRefusesWhatCannotBe) {
   {
     GgufWriter writer = value_of(GgufWriter::create(folder / "m.gguf", {}, three_tensors));
     expect_error(writer.commit(), Code::invalid_argument, "the bytes of tensor a.weight are missing");
-    expect_error(writer.write(std::vector<std::byte>(61)), Code::invalid_argument,
-                 "more bytes than tensor a.weight has");
+    expect_error(writer.write(std::vector<std::byte>(61)), Code::invalid_argument, "more bytes than tensor a.weight has");
   }
   EXPECT_TRUE(folder.empty());  // nothing half-written stays
 }
@@ -215,12 +208,10 @@ TEST(Gguf, SplitModelsWithPartsMissingOrMixedUp) {
   std::filesystem::rename(part(2), folder / "renamed.gguf");
   expect_error(open_gguf(folder / "renamed.gguf").status(), Code::invalid_argument,
                "keys split.no and split.count say part 2 of 3, the file's name does not");
-  expect_error(parse_gguf(bytes_of(second), "m.gguf").status(), Code::unsupported,
-               "part 2 of 3 of a split model");
+  expect_error(parse_gguf(bytes_of(second), "m.gguf").status(), Code::unsupported, "part 2 of 3 of a split model");
 
   // A part that has a tensor of another part, and one that has too few.
-  write_gguf(folder / "x.gguf", {},
-             {{"a.weight", DType::f32, {3, 5}}, {"z", DType::f32, {1}}, {"c.weight", DType::bf16, {7}}},
+  write_gguf(folder / "x.gguf", {}, {{"a.weight", DType::f32, {3, 5}}, {"z", DType::f32, {1}}, {"c.weight", DType::bf16, {7}}},
              {.part_tensors = 1});
   std::filesystem::rename(folder / "x-00001-of-00003.gguf", part(2));
   expect_error(open_gguf(part(1)).status(), Code::invalid_argument, "its keys say part 1 of 3");
@@ -244,41 +235,30 @@ TEST(Gguf, EveryFieldOfADamagedHeaderHasItsSentence) {
   refuse(Code::unsupported, "GGUF version 4", [](Parts& p) { p.version = 4; });
   refuse(Code::unsupported, "a big-endian GGUF file", [](Parts& p) { p.version = 0x03000000; });
   refuse(bad, "the header claims 18446744073709551615 tensors", [=](Parts& p) { p.tensors = huge; });
-  refuse(bad, "the header claims 1 tensors and 1099511627776 metadata entries",
-         [](Parts& p) { p.entries = 1ull << 40; });
-  refuse(bad, "the key of metadata entry 0 claims 70000 bytes, at most 65535",
-         [](Parts& p) { p.key.resize(70000); });
-  refuse(bad, "key general.alignment has type 77, which is no metadata type",
-         [](Parts& p) { p.value_type = 77; });
+  refuse(bad, "the header claims 1 tensors and 1099511627776 metadata entries", [](Parts& p) { p.entries = 1ull << 40; });
+  refuse(bad, "the key of metadata entry 0 claims 70000 bytes, at most 65535", [](Parts& p) { p.key.resize(70000); });
+  refuse(bad, "key general.alignment has type 77, which is no metadata type", [](Parts& p) { p.value_type = 77; });
   refuse(bad, "key general.alignment has type text, expected an integer",
          [](Parts& p) { p.value_type = 8, p.value = raw<uint64_t>(1) + "x"; });
-  refuse(bad, "key general.alignment is 24, expected a power of two",
-         [](Parts& p) { p.value = raw<uint32_t>(24); });
+  refuse(bad, "key general.alignment is 24, expected a power of two", [](Parts& p) { p.value = raw<uint32_t>(24); });
   refuse(bad, "key general.alignment is 0", [](Parts& p) { p.value = raw<uint32_t>(0); });
   refuse(bad, "key general.alignment claims 4611686018427387904 elements",
          [](Parts& p) { p.value_type = 9, p.value = raw<uint32_t>(4) + raw<uint64_t>(1ull << 62); });
   refuse(Code::unsupported, "key general.alignment is an array of arrays",
          [](Parts& p) { p.value_type = 9, p.value = raw<uint32_t>(9) + raw<uint64_t>(1); });
-  refuse(bad, "the file ends at byte 192 within key x: it is truncated or damaged", [=](Parts& p) {
-    p.key = "x", p.value_type = 9, p.value = raw<uint32_t>(8) + raw<uint64_t>(3) + raw(huge);
-  });
+  refuse(bad, "the file ends at byte 192 within key x: it is truncated or damaged",
+         [=](Parts& p) { p.key = "x", p.value_type = 9, p.value = raw<uint32_t>(8) + raw<uint64_t>(3) + raw(huge); });
   refuse(bad, "tensor weight claims 0 dimensions, expected 1 to 4", [](Parts& p) { p.extents.clear(); });
   refuse(bad, "tensor weight claims 5 dimensions", [](Parts& p) { p.extents = {1, 1, 1, 1, 1}; });
   refuse(bad, "tensor weight claims an extent of 0", [](Parts& p) { p.extents = {0, 2}; });
-  refuse(bad, "tensor weight claims an extent of 18446744073709551615",
-         [=](Parts& p) { p.extents = {huge}; });
-  refuse(bad, "tensor weight of type F32 cannot have shape",
-         [](Parts& p) { p.extents = {1ull << 62, 1ull << 62}; });
+  refuse(bad, "tensor weight claims an extent of 18446744073709551615", [=](Parts& p) { p.extents = {huge}; });
+  refuse(bad, "tensor weight of type F32 cannot have shape", [](Parts& p) { p.extents = {1ull << 62, 1ull << 62}; });
   refuse(bad, "tensor weight of type Q4_0 cannot have shape [2, 8]", [](Parts& p) { p.tensor_type = 2; });
-  refuse(Code::unsupported, "tensor weight has element type 16 (IQ2_XXS)",
-         [](Parts& p) { p.tensor_type = 16; });
-  refuse(Code::unsupported, "tensor weight has element type 999 (unknown)",
-         [](Parts& p) { p.tensor_type = 999; });
+  refuse(Code::unsupported, "tensor weight has element type 16 (IQ2_XXS)", [](Parts& p) { p.tensor_type = 16; });
+  refuse(Code::unsupported, "tensor weight has element type 999 (unknown)", [](Parts& p) { p.tensor_type = 999; });
   refuse(bad, "tensor weight has offset 4, expected a multiple of 32", [](Parts& p) { p.offset = 4; });
-  refuse(bad, "tensor weight needs 64 bytes at offset 32, but the file has 64 bytes of tensors",
-         [](Parts& p) { p.offset = 32; });
-  refuse(bad, "tensor weight needs 64 bytes at offset 18446744073709551584",
-         [=](Parts& p) { p.offset = huge - 31; });
+  refuse(bad, "tensor weight needs 64 bytes at offset 32, but the file has 64 bytes of tensors", [](Parts& p) { p.offset = 32; });
+  refuse(bad, "tensor weight needs 64 bytes at offset 18446744073709551584", [=](Parts& p) { p.offset = huge - 31; });
   refuse(bad, "tensor weight needs 64 bytes at offset 0, but the file has 63", [](Parts& p) { p.data = 63; });
   refuse(bad, "the name of tensor 0 claims 2000 bytes, at most 1024", [](Parts& p) { p.name.resize(2000); });
 }
@@ -296,12 +276,11 @@ TEST(Gguf, DuplicatesAndOverlapsAreRefused) {
     return parse_gguf(bytes_of(copy), "m.gguf").status();
   };
   expect_error(changed("key2", "key1"), Code::invalid_argument, "m.gguf: key key1 stands there twice");
-  expect_error(changed("tensor2", "tensor1"), Code::invalid_argument,
-               "m.gguf: tensor tensor1 stands there twice");
+  expect_error(changed("tensor2", "tensor1"), Code::invalid_argument, "m.gguf: tensor tensor1 stands there twice");
   // The second tensor's offset, 64, becomes 32.
   const std::string declaration = "tensor2" + raw<uint32_t>(1) + raw<uint64_t>(16) + raw<uint32_t>(0);
-  expect_error(changed(declaration + raw<uint64_t>(64), declaration + raw<uint64_t>(32)),
-               Code::invalid_argument, "m.gguf: tensors tensor1 and tensor2 overlap");
+  expect_error(changed(declaration + raw<uint64_t>(64), declaration + raw<uint64_t>(32)), Code::invalid_argument,
+               "m.gguf: tensors tensor1 and tensor2 overlap");
 }
 
 TEST(Gguf, EveryTruncationAndFlippedByteIsSurvived) {
@@ -331,8 +310,7 @@ TEST(Gguf, AbsentFilesAndFolders) {
   expect_error(open_gguf(folder / "absent.gguf").status(), Code::not_found, "absent.gguf: cannot be opened");
   expect_error(open_gguf(folder.path()).status(), Code::invalid_argument, "expected a regular file");
   spill(folder / "empty.gguf", "");
-  expect_error(open_gguf(folder / "empty.gguf").status(), Code::invalid_argument,
-               "the file ends at byte 0 within the header");
+  expect_error(open_gguf(folder / "empty.gguf").status(), Code::invalid_argument, "the file ends at byte 0 within the header");
 }
 
 TEST(Gguf, NotANumberIsFoundByName) {
@@ -341,8 +319,7 @@ TEST(Gguf, NotANumberIsFoundByName) {
   std::string file = slurp(folder / "m.gguf");
   const ModelFile sound = value_of(parse_gguf(bytes_of(file), "m.gguf"));
   for (const StoredTensor& tensor : sound.tensors()) EXPECT_TRUE(check_finite(tensor).ok());
-  const size_t second_block =
-      static_cast<size_t>(sound.tensors()[1].bytes.data() - bytes_of(file).data()) + 18;
+  const size_t second_block = static_cast<size_t>(sound.tensors()[1].bytes.data() - bytes_of(file).data()) + 18;
   file.replace(second_block, 2, raw<uint16_t>(0x7e00));
   const ModelFile damaged = value_of(parse_gguf(bytes_of(file), "m.gguf"));
   expect_error(check_finite(damaged.tensors()[1]), Code::invalid_argument,

@@ -75,8 +75,7 @@ Bytes header_of(std::span<const MetadataEntry> entries, std::span<const GgufTens
   for (const GgufTensorInfo& tensor : tensors) {
     append_text(header, tensor.name);
     append_number(header, static_cast<uint32_t>(tensor.shape.size()));
-    for (size_t i = tensor.shape.size(); i-- > 0;)
-      append_number<uint64_t>(header, static_cast<uint64_t>(tensor.shape[i]));
+    for (size_t i = tensor.shape.size(); i-- > 0;) append_number<uint64_t>(header, static_cast<uint64_t>(tensor.shape[i]));
     append_number(header, gguf_number_of(tensor.dtype));
     append_number(header, offset);
     offset += padded(*tensor_bytes(tensor.dtype, tensor.shape));
@@ -85,19 +84,17 @@ Bytes header_of(std::span<const MetadataEntry> entries, std::span<const GgufTens
   return header;
 }
 
-Result<std::vector<uint64_t>> checked_sizes(const std::string& path,
-                                            std::span<const GgufTensorInfo> tensors) {
+Result<std::vector<uint64_t>> checked_sizes(const std::string& path, std::span<const GgufTensorInfo> tensors) {
   std::vector<uint64_t> sizes;
   std::set<std::string_view> names;
   for (const GgufTensorInfo& tensor : tensors) {
     if (tensor.name.empty() || tensor.name.size() > gguf_largest_name || !names.insert(tensor.name).second) {
-      return error(Code::invalid_argument,
-                   "{}: a tensor cannot be named \"{}\": empty, too long or there twice", path, tensor.name);
+      return error(Code::invalid_argument, "{}: a tensor cannot be named \"{}\": empty, too long or there twice", path, tensor.name);
     }
     const auto size = tensor_bytes(tensor.dtype, tensor.shape);
     if (!size || tensor.shape.size() > gguf_largest_extents) {
-      return error(Code::invalid_argument, "{}: tensor {} of type {} cannot have shape {}", path, tensor.name,
-                   dtype_name(tensor.dtype), shape_text(tensor.shape));
+      return error(Code::invalid_argument, "{}: tensor {} of type {} cannot have shape {}", path, tensor.name, dtype_name(tensor.dtype),
+                   shape_text(tensor.shape));
     }
     sizes.push_back(*size);
   }
@@ -106,11 +103,9 @@ Result<std::vector<uint64_t>> checked_sizes(const std::string& path,
 
 }  // namespace
 
-GgufMetadata::Item& GgufMetadata::item(std::string_view key, MetadataType type, bool is_array,
-                                       uint64_t count) {
+GgufMetadata::Item& GgufMetadata::item(std::string_view key, MetadataType type, bool is_array, uint64_t count) {
   auto found = std::find_if(items_.begin(), items_.end(), [&](const Item& item) { return item.key == key; });
-  if (found == items_.end())
-    found = items_.insert(items_.end(), Item{std::string(key), type, is_array, count, {}});
+  if (found == items_.end()) found = items_.insert(items_.end(), Item{std::string(key), type, is_array, count, {}});
   *found = Item{std::move(found->key), type, is_array, count, {}};
   return *found;
 }
@@ -151,8 +146,7 @@ void GgufMetadata::set_texts(std::string_view key, std::span<const std::string> 
   for (const std::string& value : values) append_text(bytes, value);
 }
 void GgufMetadata::set(const MetadataEntry& entry) {
-  item(entry.key, entry.type, entry.is_array, entry.count)
-      .bytes.assign(entry.bytes.begin(), entry.bytes.end());
+  item(entry.key, entry.type, entry.is_array, entry.count).bytes.assign(entry.bytes.begin(), entry.bytes.end());
 }
 void GgufMetadata::remove(std::string_view key) {
   std::erase_if(items_, [&](const Item& item) { return item.key == key; });
@@ -160,19 +154,18 @@ void GgufMetadata::remove(std::string_view key) {
 
 std::vector<MetadataEntry> GgufMetadata::entries() const {
   std::vector<MetadataEntry> entries;
-  for (const Item& item : items_)
-    entries.push_back({item.key, item.type, item.is_array, item.count, item.bytes});
+  for (const Item& item : items_) entries.push_back({item.key, item.type, item.is_array, item.count, item.bytes});
   return entries;
 }
 
-Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const GgufMetadata& metadata,
-                                      std::vector<GgufTensorInfo> tensors, const GgufSplit& split) {
+Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensorInfo> tensors,
+                                      const GgufSplit& split) {
   ONSET_ASSIGN(const std::vector<uint64_t> sizes, checked_sizes(path.string(), tensors));
   const std::vector<size_t> part_of = assign_parts(sizes, split);
   const size_t parts = part_of.empty() ? 1 : part_of.back() + 1;
   if (parts > static_cast<size_t>(gguf_largest_part_count)) {
-    return error(Code::invalid_argument, "{}: would be split into {} parts, at most {} are allowed",
-                 path.string(), parts, gguf_largest_part_count);
+    return error(Code::invalid_argument, "{}: would be split into {} parts, at most {} are allowed", path.string(), parts,
+                 gguf_largest_part_count);
   }
   GgufWriter writer;
   for (size_t i = 0; i < tensors.size(); ++i) writer.places_.push_back({part_of[i], sizes[i]});
@@ -180,8 +173,7 @@ Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const G
     // Our files use the default alignment, whatever the source had; parts but the first carry nothing but
     // split keys.
     GgufMetadata own = part == 0 ? metadata : GgufMetadata();
-    for (const char* key : {"general.alignment", "split.no", "split.count", "split.tensors.count"})
-      own.remove(key);
+    for (const char* key : {"general.alignment", "split.no", "split.count", "split.tensors.count"}) own.remove(key);
     if (parts > 1) {
       own.set_u16("split.no", static_cast<uint16_t>(part));
       own.set_u16("split.count", static_cast<uint16_t>(parts));
@@ -195,8 +187,7 @@ Result<GgufWriter> GgufWriter::create(const std::filesystem::path& path, const G
     const auto begin = std::find(part_of.begin(), part_of.end(), part) - part_of.begin();
     const auto count = std::count(part_of.begin(), part_of.end(), part);
     ONSET_ASSIGN(AtomicFile file, AtomicFile::create(name));
-    ONSET_TRY(file.write(header_of(
-        own.entries(), std::span(tensors).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)))));
+    ONSET_TRY(file.write(header_of(own.entries(), std::span(tensors).subspan(static_cast<size_t>(begin), static_cast<size_t>(count)))));
     writer.paths_.push_back(std::move(name));
     writer.files_.push_back(std::move(file));
   }
@@ -223,8 +214,7 @@ Status GgufWriter::write(std::span<const std::byte> bytes) {
 
 Status GgufWriter::commit() {
   if (next_tensor_ < tensors_.size()) {
-    return error(Code::invalid_argument, "{}: the bytes of tensor {} are missing", paths_.front().string(),
-                 tensors_[next_tensor_].name);
+    return error(Code::invalid_argument, "{}: the bytes of tensor {} are missing", paths_.front().string(), tensors_[next_tensor_].name);
   }
   for (AtomicFile& file : files_) ONSET_TRY(file.commit());
   return {};

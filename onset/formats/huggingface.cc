@@ -39,13 +39,11 @@ std::vector<Mapping> mappings_of(const Architecture& architecture, const Sizes& 
                                  {"norm.weight", "output_norm.weight", {hidden}, norm}};
   if (!sizes.tied) result.push_back({"lm_head.weight", "output.weight", {sizes.vocabulary, hidden}});
   for (int64_t layer = 0; layer < sizes.layers; ++layer) {
-    const std::string from = "layers." + std::to_string(layer) + ".",
-                      to = "blk." + std::to_string(layer) + ".";
+    const std::string from = "layers." + std::to_string(layer) + ".", to = "blk." + std::to_string(layer) + ".";
     const auto vector = [&](const char* source, const char* target, int64_t size) {
       result.push_back({from + source + ".weight", to + target + ".weight", {size}, norm});
     };
-    const auto matrix = [&](const char* source, const char* target, int64_t out, int64_t in, Change change,
-                            bool biased = false) {
+    const auto matrix = [&](const char* source, const char* target, int64_t out, int64_t in, Change change, bool biased = false) {
       result.push_back({from + source + ".weight", to + target + ".weight", {out, in}, change});
       result.push_back({from + source + ".bias", to + target + ".bias", {out}, change, biased});
     };
@@ -81,8 +79,7 @@ std::vector<std::byte> reordered(std::span<const std::byte> bytes, int64_t heads
   for (int64_t h = 0; h < heads; ++h) {
     for (int64_t i = 0; i < head; ++i) {
       const int64_t source = h * head + i % 2 * (head / 2) + i / 2;
-      std::memcpy(result.data() + static_cast<size_t>(h * head + i) * row,
-                  bytes.data() + static_cast<size_t>(source) * row, row);
+      std::memcpy(result.data() + static_cast<size_t>(h * head + i) * row, bytes.data() + static_cast<size_t>(source) * row, row);
     }
   }
   return result;
@@ -104,15 +101,15 @@ Status add_owned(ModelFile& model, StoredTensor tensor, std::vector<std::byte> b
   return model.add_tensor(std::move(tensor));
 }
 
-Status add_mapped(const Architecture& architecture, const Sizes& sizes, const Mapping& mapping,
-                  const StoredTensor& source, ModelFile& model) {
+Status add_mapped(const Architecture& architecture, const Sizes& sizes, const Mapping& mapping, const StoredTensor& source,
+                  ModelFile& model) {
   if (source.shape != mapping.shape) {
-    return error(Code::invalid_argument, "{}: tensor {} has shape {}, config.json says {}",
-                 model.path().string(), source.name, shape_text(source.shape), shape_text(mapping.shape));
+    return error(Code::invalid_argument, "{}: tensor {} has shape {}, config.json says {}", model.path().string(), source.name,
+                 shape_text(source.shape), shape_text(mapping.shape));
   }
   if (!is_weight_type(source.dtype)) {
-    return error(Code::unsupported, "{}: tensor {} has element type {}; F32, F16 and BF16 can be read",
-                 model.path().string(), source.name, dtype_name(source.dtype));
+    return error(Code::unsupported, "{}: tensor {} has element type {}; F32, F16 and BF16 can be read", model.path().string(), source.name,
+                 dtype_name(source.dtype));
   }
   StoredTensor tensor = source;
   tensor.name = mapping.gguf;
@@ -123,8 +120,7 @@ Status add_mapped(const Architecture& architecture, const Sizes& sizes, const Ma
     tensor.bytes = bytes;
   }
   if (mapping.change == Change::reorder_query || mapping.change == Change::reorder_key) {
-    bytes = reordered(tensor.bytes, mapping.change == Change::reorder_query ? sizes.heads : sizes.kv_heads,
-                      sizes.head);
+    bytes = reordered(tensor.bytes, mapping.change == Change::reorder_query ? sizes.heads : sizes.kv_heads, sizes.head);
   }
   if (bytes.empty()) return model.add_tensor(std::move(tensor));
   return add_owned(model, std::move(tensor), std::move(bytes));
@@ -132,19 +128,15 @@ Status add_mapped(const Architecture& architecture, const Sizes& sizes, const Ma
 
 // Names that some files carry and nobody needs: buffers that follow from the configuration.
 bool is_ignorable(std::string_view name, bool tied) {
-  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".masked_bias") ||
-         (tied && name.ends_with("lm_head.weight"));
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".masked_bias") || (tied && name.ends_with("lm_head.weight"));
 }
 
-Status add_tensors(const Architecture& architecture, const Sizes& sizes, const Safetensors& weights,
-                   ModelFile& model) {
+Status add_tensors(const Architecture& architecture, const Sizes& sizes, const Safetensors& weights, ModelFile& model) {
   std::set<std::string> used;
   for (const Mapping& mapping : mappings_of(architecture, sizes)) {
     // A bare text model (Gemma3TextModel) lacks the "model." in front.
-    std::string name =
-        mapping.huggingface == "lm_head.weight" ? mapping.huggingface : "model." + mapping.huggingface;
-    if (weights.find(name) == nullptr && weights.find(mapping.huggingface) != nullptr)
-      name = mapping.huggingface;
+    std::string name = mapping.huggingface == "lm_head.weight" ? mapping.huggingface : "model." + mapping.huggingface;
+    if (weights.find(name) == nullptr && weights.find(mapping.huggingface) != nullptr) name = mapping.huggingface;
     if (weights.find(name) == nullptr && !mapping.required && !weights.unsupported().contains(name)) continue;
     ONSET_ASSIGN(const StoredTensor* source, weights.tensor(name));
     ONSET_TRY(add_mapped(architecture, sizes, mapping, *source, model));
@@ -152,14 +144,14 @@ Status add_tensors(const Architecture& architecture, const Sizes& sizes, const S
   }
   for (const StoredTensor& tensor : weights.tensors()) {
     if (!used.contains(tensor.name) && !is_ignorable(tensor.name, sizes.tied)) {
-      return error(Code::unsupported, "{}: tensor {} is not part of {} as this program knows it",
-                   weights.path().string(), tensor.name, architecture.huggingface);
+      return error(Code::unsupported, "{}: tensor {} is not part of {} as this program knows it", weights.path().string(), tensor.name,
+                   architecture.huggingface);
     }
   }
   for (const auto& [name, type] : weights.unsupported()) {
     if (!is_ignorable(name, sizes.tied)) {
-      return error(Code::unsupported, "{}: tensor {} has element type {}; F32, F16 and BF16 can be read",
-                   weights.path().string(), name, type);
+      return error(Code::unsupported, "{}: tensor {} has element type {}; F32, F16 and BF16 can be read", weights.path().string(), name,
+                   type);
     }
   }
   for (const auto& file : weights.files()) model.keep(file);

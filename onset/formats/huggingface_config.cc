@@ -31,8 +31,7 @@ Result<const Architecture*> architecture_of(const JsonObject& config) {
     if (name == architecture.huggingface) return &architecture;
     known += (known.empty() ? "" : ", ") + std::string(architecture.huggingface);
   }
-  return error(Code::unsupported, "{}: architecture {} is not known; known are {}", config.what(), name,
-               known);
+  return error(Code::unsupported, "{}: architecture {} is not known; known are {}", config.what(), name, known);
 }
 
 Result<Sizes> read_sizes(const JsonObject& config, const Architecture& architecture) {
@@ -47,15 +46,13 @@ Result<Sizes> read_sizes(const JsonObject& config, const Architecture& architect
     ONSET_ASSIGN(sizes.kv_heads, config.integer_within("num_key_value_heads", 1, sizes.heads));
   }
   // The configuration classes of Gemma and Qwen3 have a value of their own where the file says nothing.
-  sizes.head = architecture.sandwich_norms    ? 256
-               : architecture.query_key_norms ? 128
-                                              : sizes.hidden / sizes.heads;
+  sizes.head = architecture.sandwich_norms ? 256 : architecture.query_key_norms ? 128 : sizes.hidden / sizes.heads;
   if (config.has("head_dim")) {
     ONSET_ASSIGN(sizes.head, config.integer_within("head_dim", 1, 65536));
   }
   if (sizes.head % 2 != 0 || sizes.heads % sizes.kv_heads != 0) {
-    return error(Code::invalid_argument, "{}: {} heads of size {} with {} key/value heads cannot be",
-                 config.what(), sizes.heads, sizes.head, sizes.kv_heads);
+    return error(Code::invalid_argument, "{}: {} heads of size {} with {} key/value heads cannot be", config.what(), sizes.heads,
+                 sizes.head, sizes.kv_heads);
   }
   ONSET_ASSIGN(sizes.vocabulary, config.integer_within("vocab_size", 1, largest));
   ONSET_ASSIGN(sizes.tied, config.boolean_or("tie_word_embeddings", architecture.tied_by_default));
@@ -83,8 +80,7 @@ Result<Rope> read_rope(const JsonObject& config, const Architecture& architectur
       ONSET_ASSIGN(rope.local_base, local.real_or("rope_theta", rope.local_base));
       ONSET_ASSIGN(const std::string type, local.text_or("rope_type", "default"));
       if (type != "default") {
-        return error(Code::unsupported, "{}: rope scaling {} of layers with a window is not known",
-                     local.what(), type);
+        return error(Code::unsupported, "{}: rope scaling {} of layers with a window is not known", local.what(), type);
       }
     }
     if (parameters.has("full_attention")) {
@@ -104,8 +100,8 @@ Result<std::vector<float>> llama3_factors(const JsonObject& scaling, const Sizes
   ONSET_ASSIGN(const double high, scaling.real_or("high_freq_factor", 4.0));
   ONSET_ASSIGN(const double original, scaling.real_or("original_max_position_embeddings", 8192));
   if (!(factor > 0) || !(low > 0) || !(high > low) || !(original > 0)) {
-    return error(Code::invalid_argument, "{}: factors {}, {}, {} and context {} make no sense",
-                 scaling.what(), factor, low, high, original);
+    return error(Code::invalid_argument, "{}: factors {}, {}, {} and context {} make no sense", scaling.what(), factor, low, high,
+                 original);
   }
   std::vector<float> factors;
   for (int64_t i = 0; i < sizes.head / 2; ++i) {
@@ -126,9 +122,7 @@ Result<std::vector<float>> llama3_factors(const JsonObject& scaling, const Sizes
 // YaRN multiplies sine and cosine by 0.1 ln(factor) + 1 unless the file says otherwise; GGUF has the
 // quotient.
 Result<double> yarn_attention_factor(const JsonObject& scaling, double factor) {
-  const auto magnitude = [factor](double scale) {
-    return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0;
-  };
+  const auto magnitude = [factor](double scale) { return factor <= 1 ? 1.0 : 0.1 * scale * std::log(factor) + 1.0; };
   if (scaling.has("attention_factor")) {
     ONSET_ASSIGN(const double value, scaling.real("attention_factor"));
     return value / magnitude(1);
@@ -140,8 +134,8 @@ Result<double> yarn_attention_factor(const JsonObject& scaling, double factor) {
 }
 
 // Sets the scaling keys; returns the frequency factors where the scaling is Llama 3's.
-Result<std::vector<float>> set_rope_scaling(const JsonObject& config, const Rope& rope, const Sizes& sizes,
-                                            const std::string& prefix, GgufMetadata& metadata) {
+Result<std::vector<float>> set_rope_scaling(const JsonObject& config, const Rope& rope, const Sizes& sizes, const std::string& prefix,
+                                            GgufMetadata& metadata) {
   if (rope.scaling == nullptr) return std::vector<float>();
   ONSET_ASSIGN(const JsonObject scaling, JsonObject::of(*rope.scaling, config.what() + ": rope scaling"));
   ONSET_ASSIGN(const std::string old_name, scaling.text_or("type", "default"));
@@ -153,12 +147,10 @@ Result<std::vector<float>> set_rope_scaling(const JsonObject& config, const Rope
   if (type == "default") return std::vector<float>();
   if (type == "llama3") return llama3_factors(scaling, sizes, rope.base);
   if (type != "linear" && type != "yarn") {
-    return error(Code::unsupported, "{}: type {} is not known; known are default, linear, yarn and llama3",
-                 scaling.what(), type);
+    return error(Code::unsupported, "{}: type {} is not known; known are default, linear, yarn and llama3", scaling.what(), type);
   }
   ONSET_ASSIGN(const double factor, scaling.real("factor"));
-  if (!(factor > 0))
-    return error(Code::invalid_argument, "{}: factor is {}, expected above 0", scaling.what(), factor);
+  if (!(factor > 0)) return error(Code::invalid_argument, "{}: factor is {}, expected above 0", scaling.what(), factor);
   metadata.set_text(prefix + "rope.scaling.type", type);
   metadata.set_f32(prefix + "rope.scaling.factor", static_cast<float>(factor));
   if (type == "linear") return std::vector<float>();
@@ -168,13 +160,11 @@ Result<std::vector<float>> set_rope_scaling(const JsonObject& config, const Rope
   ONSET_ASSIGN(const int64_t context, config.integer_within("max_position_embeddings", 1, INT32_MAX));
   ONSET_ASSIGN(const int64_t original, scaling.integer_or("original_max_position_embeddings", context));
   if (original < 1 || original > INT32_MAX) {
-    return error(Code::invalid_argument, "{}: original_max_position_embeddings is {}", scaling.what(),
-                 original);
+    return error(Code::invalid_argument, "{}: original_max_position_embeddings is {}", scaling.what(), original);
   }
   metadata.set_u32(prefix + "rope.scaling.original_context_length", static_cast<uint32_t>(original));
   ONSET_ASSIGN(const double attention, yarn_attention_factor(scaling, factor));
-  if (std::fabs(attention - 1) > 1e-6)
-    metadata.set_f32(prefix + "rope.scaling.attn_factor", static_cast<float>(attention));
+  if (std::fabs(attention - 1) > 1e-6) metadata.set_f32(prefix + "rope.scaling.attn_factor", static_cast<float>(attention));
   for (const char* name : {"beta_fast", "beta_slow"}) {
     if (!scaling.has(name)) continue;
     ONSET_ASSIGN(const double beta, scaling.real(name));
@@ -192,8 +182,7 @@ Result<int64_t> window_period(const JsonObject& config, const Sizes& sizes) {
     return config.integer_or("sliding_window_pattern", underscored);
   }
   if (!types->is_array() || static_cast<int64_t>(types->size()) != sizes.layers) {
-    return error(Code::invalid_argument, "{}: field layer_types is not a list of {} names", config.what(),
-                 sizes.layers);
+    return error(Code::invalid_argument, "{}: field layer_types is not a list of {} names", config.what(), sizes.layers);
   }
   std::vector<bool> full;
   for (const json& type : *types) {
@@ -215,13 +204,12 @@ Result<int64_t> window_period(const JsonObject& config, const Sizes& sizes) {
 
 // Windows: Mistral's for every layer, Gemma's for all but every sixth. Qwen's files name a window that is
 // switched off.
-Status set_window(const JsonObject& config, const Architecture& architecture, const Sizes& sizes,
-                  const std::string& prefix, GgufMetadata& metadata) {
+Status set_window(const JsonObject& config, const Architecture& architecture, const Sizes& sizes, const std::string& prefix,
+                  GgufMetadata& metadata) {
   const std::string gguf = architecture.gguf;
   if (gguf == "qwen2" || gguf == "qwen3") {
     ONSET_ASSIGN(const bool used, config.boolean_or("use_sliding_window", false));
-    if (used)
-      return error(Code::unsupported, "{}: use_sliding_window true is not known for {}", config.what(), gguf);
+    if (used) return error(Code::unsupported, "{}: use_sliding_window true is not known for {}", config.what(), gguf);
     return {};
   }
   const bool mistral = std::string(architecture.huggingface).starts_with("Mistral");
@@ -229,10 +217,8 @@ Status set_window(const JsonObject& config, const Architecture& architecture, co
   ONSET_ASSIGN(const int64_t window, config.integer_within("sliding_window", 1, INT32_MAX));
   if (architecture.sandwich_norms) {
     ONSET_ASSIGN(const int64_t period, window_period(config, sizes));
-    if (period <= 0 || period == 1)
-      return error(Code::unsupported, "{}: a Gemma 3 model without windows is not known", config.what());
-    if (period != 6)
-      metadata.set_u32(prefix + "attention.sliding_window_pattern", static_cast<uint32_t>(period));
+    if (period <= 0 || period == 1) return error(Code::unsupported, "{}: a Gemma 3 model without windows is not known", config.what());
+    if (period != 6) metadata.set_u32(prefix + "attention.sliding_window_pattern", static_cast<uint32_t>(period));
   }
   metadata.set_u32(prefix + "attention.sliding_window", static_cast<uint32_t>(window));
   return {};
@@ -246,32 +232,28 @@ Status check_supported(const JsonObject& config, const Architecture& architectur
     // Gemma's older files say "gelu" in one of the two fields; the model code reads hidden_activation.
     const bool ignored = architecture.sandwich_norms && std::string_view(field) == "hidden_act";
     if (activation != wanted && !ignored) {
-      return error(Code::unsupported, "{}: activation {} is not known for {}, expected {}", config.what(),
-                   activation, architecture.huggingface, wanted);
+      return error(Code::unsupported, "{}: activation {} is not known for {}, expected {}", config.what(), activation,
+                   architecture.huggingface, wanted);
     }
   }
   if (!architecture.sandwich_norms) return {};
   ONSET_ASSIGN(const bool both_ways, config.boolean_or("use_bidirectional_attention", false));
-  if (both_ways)
-    return error(Code::unsupported, "{}: use_bidirectional_attention true is not known", config.what());
+  if (both_ways) return error(Code::unsupported, "{}: use_bidirectional_attention true is not known", config.what());
   if (config.has("attn_logit_softcapping") || config.has("final_logit_softcapping")) {
     return error(Code::unsupported, "{}: soft-capped logits are not known", config.what());
   }
   ONSET_ASSIGN(const double scalar, config.real_or("query_pre_attn_scalar", 256));
   const double usual = static_cast<double>(sizes.layers == 62 ? sizes.hidden / sizes.heads : sizes.head);
   if (scalar != usual) {
-    return error(Code::unsupported, "{}: query_pre_attn_scalar {} is not known, expected {}", config.what(),
-                 scalar, usual);
+    return error(Code::unsupported, "{}: query_pre_attn_scalar {} is not known, expected {}", config.what(), scalar, usual);
   }
   return {};
 }
 
-Status set_configuration(const JsonObject& config, const Architecture& architecture, const Sizes& sizes,
-                         const Rope& rope, GgufMetadata& metadata) {
+Status set_configuration(const JsonObject& config, const Architecture& architecture, const Sizes& sizes, const Rope& rope,
+                         GgufMetadata& metadata) {
   const std::string prefix = std::string(architecture.gguf) + ".";
-  const auto set = [&](const char* key, int64_t value) {
-    metadata.set_u32(prefix + key, static_cast<uint32_t>(value));
-  };
+  const auto set = [&](const char* key, int64_t value) { metadata.set_u32(prefix + key, static_cast<uint32_t>(value)); };
   set("block_count", sizes.layers);
   ONSET_ASSIGN(const int64_t context, config.integer_within("max_position_embeddings", 1, INT32_MAX));
   set("context_length", context);
@@ -286,12 +268,10 @@ Status set_configuration(const JsonObject& config, const Architecture& architect
   ONSET_ASSIGN(const double epsilon, config.real_or("rms_norm_eps", 1e-6));
   metadata.set_f32(prefix + "attention.layer_norm_rms_epsilon", static_cast<float>(epsilon));
   if (!(rope.base > 0) || !(rope.local_base > 0)) {
-    return error(Code::invalid_argument, "{}: rotary bases {} and {} must be above 0", config.what(),
-                 rope.base, rope.local_base);
+    return error(Code::invalid_argument, "{}: rotary bases {} and {} must be above 0", config.what(), rope.base, rope.local_base);
   }
   metadata.set_f32(prefix + "rope.freq_base", static_cast<float>(rope.base));
-  if (architecture.sandwich_norms)
-    metadata.set_f32(prefix + "rope.freq_base_swa", static_cast<float>(rope.local_base));
+  if (architecture.sandwich_norms) metadata.set_f32(prefix + "rope.freq_base_swa", static_cast<float>(rope.local_base));
   return set_window(config, architecture, sizes, prefix, metadata);
 }
 

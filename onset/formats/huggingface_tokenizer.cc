@@ -64,16 +64,13 @@ bool flag(const json& step, const char* field, bool otherwise) {
 
 std::string pattern_of(const json& step, const char* kind) {
   const auto pattern = step.find("pattern");
-  if (pattern == step.end() || !pattern->is_object() || !pattern->contains(kind) ||
-      !(*pattern)[kind].is_string())
-    return "";
+  if (pattern == step.end() || !pattern->is_object() || !pattern->contains(kind) || !(*pattern)[kind].is_string()) return "";
   return (*pattern)[kind].get<std::string>();
 }
 
 // A step that turns text into byte-level characters, with or without GPT-2's own splitting.
 bool is_byte_level(const json& step, bool splits) {
-  return is_step(step, "ByteLevel") && flag(step, "use_regex", true) == splits &&
-         !flag(step, "add_prefix_space", true);
+  return is_step(step, "ByteLevel") && flag(step, "use_regex", true) == splits && !flag(step, "add_prefix_space", true);
 }
 
 // --- byte-level BPE ---
@@ -82,14 +79,12 @@ bool is_byte_level(const json& step, bool splits) {
 Result<std::string> byte_level_pre(const JsonObject& tokenizer) {
   for (const json* step : steps_of(tokenizer.find("normalizer"), "normalizers")) {
     if (!is_step(*step, "NFC")) {  // Qwen's; the readers of GGUF do it or take the text to be normalised
-      return error(Code::unsupported, "{}: normalizer {} is not known for byte-level BPE", tokenizer.what(),
-                   step->dump().substr(0, 200));
+      return error(Code::unsupported, "{}: normalizer {} is not known for byte-level BPE", tokenizer.what(), step->dump().substr(0, 200));
     }
   }
   const std::vector<const json*> steps = steps_of(tokenizer.find("pre_tokenizer"), "pretokenizers");
   if (steps.size() == 1 && is_byte_level(*steps[0], true)) return std::string("gpt-2");
-  if (steps.size() == 2 && is_step(*steps[0], "Digits") && flag(*steps[0], "individual_digits", false) &&
-      is_byte_level(*steps[1], true)) {
+  if (steps.size() == 2 && is_step(*steps[0], "Digits") && flag(*steps[0], "individual_digits", false) && is_byte_level(*steps[1], true)) {
     return std::string("smollm");
   }
   if (steps.size() == 2 && is_step(*steps[0], "Split") && steps[0]->value("behavior", json()) == "Isolated" &&
@@ -99,8 +94,7 @@ Result<std::string> byte_level_pre(const JsonObject& tokenizer) {
     if (pattern == qwen2_pattern) return std::string("qwen2");
   }
   const json* found = tokenizer.find("pre_tokenizer");
-  return error(Code::unsupported,
-               "{}: the pre-tokenizer {} is not known; known are those of gpt2, smollm, llama-bpe and qwen2",
+  return error(Code::unsupported, "{}: the pre-tokenizer {} is not known; known are those of gpt2, smollm, llama-bpe and qwen2",
                tokenizer.what(), found == nullptr ? "null" : found->dump().substr(0, 300));
 }
 
@@ -112,20 +106,18 @@ Result<bool> adds_space_prefix(const JsonObject& tokenizer) {
   for (const json* step : steps_of(tokenizer.find("normalizer"), "normalizers")) {
     if (is_step(*step, "Prepend") && step->value("prepend", json()) == lower_block) {
       prefix = true;
-    } else if (!is_step(*step, "Replace") || pattern_of(*step, "String") != " " ||
-               step->value("content", json()) != lower_block) {
-      return error(Code::unsupported, "{}: normalizer {} is not known for BPE with byte fallback",
-                   tokenizer.what(), step->dump().substr(0, 200));
+    } else if (!is_step(*step, "Replace") || pattern_of(*step, "String") != " " || step->value("content", json()) != lower_block) {
+      return error(Code::unsupported, "{}: normalizer {} is not known for BPE with byte fallback", tokenizer.what(),
+                   step->dump().substr(0, 200));
     }
   }
   for (const json* step : steps_of(tokenizer.find("pre_tokenizer"), "pretokenizers")) {
-    if (is_step(*step, "Metaspace") && step->value("replacement", json()) == lower_block &&
-        !flag(*step, "split", true)) {
+    if (is_step(*step, "Metaspace") && step->value("replacement", json()) == lower_block && !flag(*step, "split", true)) {
       prefix = prefix || step->value("prepend_scheme", json()) != "never";
     } else if (!is_step(*step, "Split") || pattern_of(*step, "String") != " ") {
       // Splitting at spaces that are no more, because the normalizer replaced them, changes nothing (Gemma).
-      return error(Code::unsupported, "{}: pre-tokenizer {} is not known for BPE with byte fallback",
-                   tokenizer.what(), step->dump().substr(0, 200));
+      return error(Code::unsupported, "{}: pre-tokenizer {} is not known for BPE with byte fallback", tokenizer.what(),
+                   step->dump().substr(0, 200));
     }
   }
   return prefix;
@@ -133,8 +125,7 @@ Result<bool> adds_space_prefix(const JsonObject& tokenizer) {
 
 bool is_byte_token(std::string_view text) {
   const auto hexadecimal = [](char c) { return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'F'); };
-  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' && hexadecimal(text[3]) &&
-         hexadecimal(text[4]);
+  return text.size() == 6 && text.starts_with("<0x") && text[5] == '>' && hexadecimal(text[3]) && hexadecimal(text[4]);
 }
 
 // --- vocabulary ---
@@ -155,15 +146,13 @@ bool looks_special(std::string_view text) {
 Status read_added_tokens(const JsonObject& tokenizer, Vocabulary& vocabulary) {
   const json* added = tokenizer.find("added_tokens");
   if (added == nullptr) return {};
-  if (!added->is_array())
-    return error(Code::invalid_argument, "{}: field added_tokens is not a list", tokenizer.what());
+  if (!added->is_array()) return error(Code::invalid_argument, "{}: field added_tokens is not a list", tokenizer.what());
   for (const json& entry : *added) {
     ONSET_ASSIGN(const JsonObject token, JsonObject::of(entry, tokenizer.what() + ": added_tokens"));
     ONSET_ASSIGN(const int64_t id, token.integer("id"));
     ONSET_ASSIGN(const std::string content, token.text("content"));
     ONSET_ASSIGN(const bool special, token.boolean_or("special", false));
-    if (id < 0)
-      return error(Code::invalid_argument, "{}: token \"{}\" has the id {}", token.what(), content, id);
+    if (id < 0) return error(Code::invalid_argument, "{}: token \"{}\" has the id {}", token.what(), content, id);
     // A token without a row in the embedding (Gemma 3's image token in text models) cannot occur.
     if (id >= static_cast<int64_t>(vocabulary.texts.size())) continue;
     const auto index = static_cast<size_t>(id);
@@ -175,8 +164,7 @@ Status read_added_tokens(const JsonObject& tokenizer, Vocabulary& vocabulary) {
   return {};
 }
 
-Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject& model, int64_t size,
-                                   bool byte_fallback) {
+Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject& model, int64_t size, bool byte_fallback) {
   Vocabulary vocabulary;
   vocabulary.texts.resize(static_cast<size_t>(size));
   vocabulary.types.assign(static_cast<size_t>(size), unused);
@@ -185,14 +173,12 @@ Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject
   ONSET_ASSIGN(const std::string unknown_token, model.text_or("unk_token", ""));
   for (const auto& [text, value] : entries.value().items()) {
     if (!value.is_number_unsigned() || value.get<uint64_t>() >= static_cast<uint64_t>(size)) {
-      return error(Code::invalid_argument,
-                   "{}: token \"{}\" has the id {}, expected below the {} rows of the embedding",
-                   entries.what(), text, value.dump(), size);
+      return error(Code::invalid_argument, "{}: token \"{}\" has the id {}, expected below the {} rows of the embedding", entries.what(),
+                   text, value.dump(), size);
     }
     const auto id = value.get<size_t>();
     if (vocabulary.types[id] != unused) {
-      return error(Code::invalid_argument, "{}: tokens \"{}\" and \"{}\" share the id {}", entries.what(),
-                   vocabulary.texts[id], text, id);
+      return error(Code::invalid_argument, "{}: tokens \"{}\" and \"{}\" share the id {}", entries.what(), vocabulary.texts[id], text, id);
     }
     vocabulary.texts[id] = text;
     vocabulary.types[id] = byte_fallback && is_byte_token(text) ? byte : normal;
@@ -201,8 +187,7 @@ Result<Vocabulary> read_vocabulary(const JsonObject& tokenizer, const JsonObject
   }
   ONSET_TRY(read_added_tokens(tokenizer, vocabulary));
   // The unknown token is usually among the added ones too; its kind matters more than that it is special.
-  if (const auto found = vocabulary.ids.find(unknown_token);
-      byte_fallback && !unknown_token.empty() && found != vocabulary.ids.end()) {
+  if (const auto found = vocabulary.ids.find(unknown_token); byte_fallback && !unknown_token.empty() && found != vocabulary.ids.end()) {
     vocabulary.types[static_cast<size_t>(found->second)] = unknown;
   }
   return vocabulary;
@@ -227,8 +212,8 @@ Result<std::vector<Merge>> read_merges(const JsonObject& model) {
       merge = {entry[0].get<std::string>(), entry[1].get<std::string>()};
     }
     if (merge[0].empty() || merge[1].empty()) {
-      return error(Code::invalid_argument, "{}: merge {} is {}, expected two tokens", model.what(),
-                   merges.size(), entry.dump().substr(0, 100));
+      return error(Code::invalid_argument, "{}: merge {} is {}, expected two tokens", model.what(), merges.size(),
+                   entry.dump().substr(0, 100));
     }
     merges.push_back(std::move(merge));
   }
@@ -239,8 +224,7 @@ Result<std::vector<Merge>> read_merges(const JsonObject& model) {
 std::vector<std::string> merge_texts(const std::vector<Merge>& merges) {
   std::vector<std::string> texts;
   for (const Merge& merge : merges) {
-    texts.push_back(
-        fmt::format("{} {}", replace_all(merge[0], " ", "\xc4\xa0"), replace_all(merge[1], " ", "\xc4\xa0")));
+    texts.push_back(fmt::format("{} {}", replace_all(merge[0], " ", "\xc4\xa0"), replace_all(merge[1], " ", "\xc4\xa0")));
   }
   return texts;
 }
@@ -298,13 +282,10 @@ struct SpecialTokens {
 
 // The ids come from the token texts of tokenizer_config.json, else from the numbers of config.json. Further
 // tokens that end an answer, by generation_config.json or config.json, become end of turn and end of message.
-SpecialTokens set_special_tokens(const JsonObject& tokenizer_config, const JsonObject& config,
-                                 const JsonObject& generation, const Vocabulary& vocabulary,
-                                 GgufMetadata& metadata) {
-  constexpr std::array<std::array<const char*, 2>, 4> kinds = {{{"bos", "bos_token_id"},
-                                                                {"eos", "eos_token_id"},
-                                                                {"unk", "unknown_token_id"},
-                                                                {"pad", "padding_token_id"}}};
+SpecialTokens set_special_tokens(const JsonObject& tokenizer_config, const JsonObject& config, const JsonObject& generation,
+                                 const Vocabulary& vocabulary, GgufMetadata& metadata) {
+  constexpr std::array<std::array<const char*, 2>, 4> kinds = {
+      {{"bos", "bos_token_id"}, {"eos", "eos_token_id"}, {"unk", "unknown_token_id"}, {"pad", "padding_token_id"}}};
   const size_t size = vocabulary.texts.size();
   SpecialTokens special;
   for (const auto& [kind, key] : kinds) {
@@ -343,8 +324,8 @@ bool template_has(const json& single, bool at_end, int64_t id, const Vocabulary&
 
 // add_bos_token and add_eos_token: what the post-processor does; where it has no template, what
 // tokenizer_config.json says.
-Status set_added(const JsonObject& tokenizer, const JsonObject& tokenizer_config,
-                 const Vocabulary& vocabulary, const SpecialTokens& special, GgufMetadata& metadata) {
+Status set_added(const JsonObject& tokenizer, const JsonObject& tokenizer_config, const Vocabulary& vocabulary,
+                 const SpecialTokens& special, GgufMetadata& metadata) {
   ONSET_ASSIGN(bool bos, tokenizer_config.boolean_or("add_bos_token", false));
   ONSET_ASSIGN(bool eos, tokenizer_config.boolean_or("add_eos_token", false));
   for (const json* step : steps_of(tokenizer.find("post_processor"), "processors")) {
@@ -359,8 +340,7 @@ Status set_added(const JsonObject& tokenizer, const JsonObject& tokenizer_config
 }
 
 // The template in a file of its own, or the text or the named texts of tokenizer_config.json.
-Status set_chat_templates(const std::filesystem::path& folder, const JsonObject& tokenizer_config,
-                          GgufMetadata& metadata) {
+Status set_chat_templates(const std::filesystem::path& folder, const JsonObject& tokenizer_config, GgufMetadata& metadata) {
   std::error_code ignored;
   if (std::filesystem::exists(folder / "chat_template.jinja", ignored)) {
     ONSET_ASSIGN(const std::string text, read_file(folder / "chat_template.jinja"));
@@ -374,16 +354,14 @@ Status set_chat_templates(const std::filesystem::path& folder, const JsonObject&
     return {};
   }
   if (!found->is_array()) {
-    return error(Code::invalid_argument, "{}: field chat_template is neither a text nor a list",
-                 tokenizer_config.what());
+    return error(Code::invalid_argument, "{}: field chat_template is neither a text nor a list", tokenizer_config.what());
   }
   std::vector<std::string> names;
   for (const json& entry : *found) {
     ONSET_ASSIGN(const JsonObject named, JsonObject::of(entry, tokenizer_config.what() + ": chat_template"));
     ONSET_ASSIGN(const std::string name, named.text("name"));
     ONSET_ASSIGN(const std::string text, named.text("template"));
-    metadata.set_text(name == "default" ? "tokenizer.chat_template" : "tokenizer.chat_template." + name,
-                      text);
+    metadata.set_text(name == "default" ? "tokenizer.chat_template" : "tokenizer.chat_template." + name, text);
     if (name != "default") names.push_back(name);
   }
   if (!names.empty()) metadata.set_texts("tokenizer.chat_templates", names);
@@ -397,17 +375,13 @@ Status read_tokenizer(const std::filesystem::path& folder, int64_t vocabulary_si
   ONSET_ASSIGN(const json tokenizer_config_json, optional_json(folder / "tokenizer_config.json"));
   ONSET_ASSIGN(const json config_json, optional_json(folder / "config.json"));
   ONSET_ASSIGN(const json generation_json, optional_json(folder / "generation_config.json"));
-  ONSET_ASSIGN(const JsonObject tokenizer,
-               JsonObject::of(tokenizer_json, (folder / "tokenizer.json").string()));
-  ONSET_ASSIGN(const JsonObject tokenizer_config,
-               JsonObject::of(tokenizer_config_json, (folder / "tokenizer_config.json").string()));
+  ONSET_ASSIGN(const JsonObject tokenizer, JsonObject::of(tokenizer_json, (folder / "tokenizer.json").string()));
+  ONSET_ASSIGN(const JsonObject tokenizer_config, JsonObject::of(tokenizer_config_json, (folder / "tokenizer_config.json").string()));
   ONSET_ASSIGN(const JsonObject config, JsonObject::of(config_json, (folder / "config.json").string()));
-  ONSET_ASSIGN(const JsonObject generation,
-               JsonObject::of(generation_json, (folder / "generation_config.json").string()));
+  ONSET_ASSIGN(const JsonObject generation, JsonObject::of(generation_json, (folder / "generation_config.json").string()));
   ONSET_ASSIGN(const JsonObject model, tokenizer.object("model"));
   ONSET_ASSIGN(const std::string type, model.text_or("type", "BPE"));
-  if (type != "BPE")
-    return error(Code::unsupported, "{}: type {} is not known, expected BPE", model.what(), type);
+  if (type != "BPE") return error(Code::unsupported, "{}: type {} is not known, expected BPE", model.what(), type);
   ONSET_ASSIGN(const bool byte_fallback, model.boolean_or("byte_fallback", false));
 
   std::string pre = "default";
@@ -417,8 +391,7 @@ Status read_tokenizer(const std::filesystem::path& folder, int64_t vocabulary_si
   } else {
     ONSET_ASSIGN(pre, byte_level_pre(tokenizer));
   }
-  ONSET_ASSIGN(const Vocabulary vocabulary,
-               read_vocabulary(tokenizer, model, vocabulary_size, byte_fallback));
+  ONSET_ASSIGN(const Vocabulary vocabulary, read_vocabulary(tokenizer, model, vocabulary_size, byte_fallback));
   ONSET_ASSIGN(const std::vector<Merge> merges, read_merges(model));
 
   metadata.set_text("tokenizer.ggml.model", byte_fallback ? "llama" : "gpt2");
@@ -431,8 +404,7 @@ Status read_tokenizer(const std::filesystem::path& folder, int64_t vocabulary_si
     metadata.set_texts("tokenizer.ggml.merges", merge_texts(merges));
   }
   metadata.set_boolean("tokenizer.ggml.add_space_prefix", space_prefix);
-  const SpecialTokens special =
-      set_special_tokens(tokenizer_config, config, generation, vocabulary, metadata);
+  const SpecialTokens special = set_special_tokens(tokenizer_config, config, generation, vocabulary, metadata);
   ONSET_TRY(set_added(tokenizer, tokenizer_config, vocabulary, special, metadata));
   return set_chat_templates(folder, tokenizer_config, metadata);
 }

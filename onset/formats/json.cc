@@ -24,8 +24,7 @@ Result<json> parse_json(std::string_view text, const std::string& name) {
   const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
     if (event == json::parse_event_t::object_start) fields.emplace_back();
     if (event == json::parse_event_t::object_end) fields.pop_back();
-    if (event == json::parse_event_t::key &&
-        !fields.back().insert(parsed.get_ref<const std::string&>()).second) {
+    if (event == json::parse_event_t::key && !fields.back().insert(parsed.get_ref<const std::string&>()).second) {
       twice = parsed.get_ref<const std::string&>();
     }
     too_deep = too_deep || depth > deepest;
@@ -34,8 +33,7 @@ Result<json> parse_json(std::string_view text, const std::string& name) {
   try {
     json parsed = json::parse(text.begin(), text.end(), watch);
     if (too_deep) return error(Code::invalid_argument, "{}: nested more than {} levels deep", name, deepest);
-    if (!twice.empty())
-      return error(Code::invalid_argument, "{}: field \"{}\" stands there twice", name, twice);
+    if (!twice.empty()) return error(Code::invalid_argument, "{}: field \"{}\" stands there twice", name, twice);
     return parsed;
   } catch (const json::parse_error& problem) {
     return error(Code::invalid_argument, "{}: not valid JSON near byte {}", name, problem.byte);
@@ -47,8 +45,7 @@ Result<json> parse_json(std::string_view text, const std::string& name) {
 Result<json> read_json(const std::filesystem::path& path) {
   ONSET_ASSIGN(const MappedFile file, MappedFile::open(path));
   if (file.bytes().size() > largest_file) {
-    return error(Code::invalid_argument, "{}: {} bytes, at most {} are allowed", path.string(),
-                 file.bytes().size(), largest_file);
+    return error(Code::invalid_argument, "{}: {} bytes, at most {} are allowed", path.string(), file.bytes().size(), largest_file);
   }
   return parse_json({reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()}, path.string());
 }
@@ -69,8 +66,7 @@ Result<const json*> JsonObject::need(std::string_view field) const {
 }
 
 Status JsonObject::wrong_type(std::string_view field, const json& found, const char* expected) const {
-  return error(Code::invalid_argument, "{}: field {} is a JSON {}, expected {}", what_, field,
-               found.type_name(), expected);
+  return error(Code::invalid_argument, "{}: field {} is a JSON {}, expected {}", what_, field, found.type_name(), expected);
 }
 
 Result<int64_t> JsonObject::integer(std::string_view field) const {
@@ -113,8 +109,7 @@ Result<std::string> JsonObject::text_or(std::string_view field, std::string_view
 Result<int64_t> JsonObject::integer_within(std::string_view field, int64_t least, int64_t most) const {
   ONSET_ASSIGN(const int64_t value, integer(field));
   if (value >= least && value <= most) return value;
-  return error(Code::invalid_argument, "{}: field {} is {}, expected {} to {}", what_, field, value, least,
-               most);
+  return error(Code::invalid_argument, "{}: field {} is {}, expected {} to {}", what_, field, value, least, most);
 }
 
 Result<JsonObject> JsonObject::object(std::string_view field) const {

@@ -83,16 +83,14 @@ std::string_view text_at(const std::byte* bytes) {
 
 // The entry of `key`, checked to be (an array of) what `fits` accepts.
 template <typename Fits>
-Result<const MetadataEntry*> expect(const ModelFile& file, std::string_view key, bool array,
-                                    const char* expected, Fits fits) {
+Result<const MetadataEntry*> expect(const ModelFile& file, std::string_view key, bool array, const char* expected, Fits fits) {
   const MetadataEntry* entry = file.find(key);
   if (entry == nullptr) {
-    return error(Code::not_found, "{}: key {} is absent, expected {}{}", file.path().string(), key,
-                 array ? "an array of " : "", expected);
+    return error(Code::not_found, "{}: key {} is absent, expected {}{}", file.path().string(), key, array ? "an array of " : "", expected);
   }
   if (entry->is_array != array || !fits(entry->type)) {
-    return error(Code::invalid_argument, "{}: key {} has type {}, expected {}{}", file.path().string(), key,
-                 type_text(*entry), array ? "an array of " : "", expected);
+    return error(Code::invalid_argument, "{}: key {} has type {}, expected {}{}", file.path().string(), key, type_text(*entry),
+                 array ? "an array of " : "", expected);
   }
   return entry;
 }
@@ -248,8 +246,8 @@ Result<const StoredTensor*> ModelFile::tensor(std::string_view name) const {
 Result<const StoredTensor*> ModelFile::tensor(std::string_view name, std::span<const int64_t> shape) const {
   ONSET_ASSIGN(const StoredTensor* found, tensor(name));
   if (!std::equal(found->shape.begin(), found->shape.end(), shape.begin(), shape.end())) {
-    return error(Code::invalid_argument, "{}: tensor {} has shape {}, expected {}", path_.string(), name,
-                 shape_text(found->shape), shape_text(shape));
+    return error(Code::invalid_argument, "{}: tensor {} has shape {}, expected {}", path_.string(), name, shape_text(found->shape),
+                 shape_text(shape));
   }
   return found;
 }
@@ -272,8 +270,7 @@ Status ModelFile::add_tensor(StoredTensor tensor) {
 
 Status check_finite(const StoredTensor& tensor) {
   if (all_finite(tensor.dtype, tensor.bytes)) return {};
-  return error(Code::invalid_argument, "tensor {} holds values that are infinite or not a number",
-               tensor.name);
+  return error(Code::invalid_argument, "tensor {} holds values that are infinite or not a number", tensor.name);
 }
 
 std::string shape_text(std::span<const int64_t> shape) {

@@ -58,8 +58,7 @@ struct StoredTensor {
   std::string name;
   DType dtype = DType::f32;
   std::vector<int64_t> shape;
-  std::span<const std::byte>
-      bytes;  // exactly tensor_bytes(dtype, shape) long; valid while its ModelFile lives
+  std::span<const std::byte> bytes;  // exactly tensor_bytes(dtype, shape) long; valid while its ModelFile lives
 
   int64_t columns() const { return shape.back(); }
   int64_t rows() const {

@@ -16,8 +16,7 @@ constexpr uint64_t largest_header = 100'000'000;  // the limit of the safetensor
 constexpr size_t largest_extents = 8;
 
 std::optional<DType> dtype_of(std::string_view name) {
-  for (const DType dtype :
-       {DType::f32, DType::f16, DType::bf16, DType::f64, DType::i8, DType::i16, DType::i32, DType::i64}) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16, DType::f64, DType::i8, DType::i16, DType::i32, DType::i64}) {
     if (name == dtype_name(dtype)) return dtype;
   }
   return std::nullopt;
@@ -26,8 +25,7 @@ std::optional<DType> dtype_of(std::string_view name) {
 Result<std::vector<int64_t>> shape_of(const JsonObject& entry) {
   const json* field = entry.find("shape");
   if (field == nullptr || !field->is_array() || field->size() > largest_extents) {
-    return error(Code::invalid_argument, "{}: field shape is not a list of at most {} extents", entry.what(),
-                 largest_extents);
+    return error(Code::invalid_argument, "{}: field shape is not a list of at most {} extents", entry.what(), largest_extents);
   }
   std::vector<int64_t> shape;
   for (const json& extent : *field) {
@@ -52,10 +50,8 @@ Result<Range> range_of(const JsonObject& entry, uint64_t data_size) {
   }
   const Range range{(*field)[0].get<uint64_t>(), (*field)[1].get<uint64_t>()};
   if (range.begin > range.end || range.end > data_size) {
-    return error(
-        Code::invalid_argument,
-        "{}: its bytes {} to {} lie outside of the file's {} bytes of tensors: it is truncated or damaged",
-        entry.what(), range.begin, range.end, data_size);
+    return error(Code::invalid_argument, "{}: its bytes {} to {} lie outside of the file's {} bytes of tensors: it is truncated or damaged",
+                 entry.what(), range.begin, range.end, data_size);
   }
   return range;
 }
@@ -64,26 +60,21 @@ Result<Range> range_of(const JsonObject& entry, uint64_t data_size) {
 
 Status Safetensors::read(std::span<const std::byte> bytes, const std::string& name) {
   uint64_t header_size = 0;
-  if (bytes.size() < 8)
-    return error(Code::invalid_argument, "{}: {} bytes are no safetensors file", name, bytes.size());
+  if (bytes.size() < 8) return error(Code::invalid_argument, "{}: {} bytes are no safetensors file", name, bytes.size());
   std::memcpy(&header_size, bytes.data(), 8);
   if (header_size > largest_header || header_size > bytes.size() - 8) {
-    return error(Code::invalid_argument,
-                 "{}: the header claims {} bytes, the file has {} and at most {} are allowed", name,
-                 header_size, bytes.size() - 8, largest_header);
+    return error(Code::invalid_argument, "{}: the header claims {} bytes, the file has {} and at most {} are allowed", name, header_size,
+                 bytes.size() - 8, largest_header);
   }
   const auto header_text = bytes.subspan(8, static_cast<size_t>(header_size));
   const auto data = bytes.subspan(8 + static_cast<size_t>(header_size));
-  ONSET_ASSIGN(
-      const json header,
-      parse_json({reinterpret_cast<const char*>(header_text.data()), header_text.size()}, name + ": header"));
+  ONSET_ASSIGN(const json header, parse_json({reinterpret_cast<const char*>(header_text.data()), header_text.size()}, name + ": header"));
   if (!header.is_object()) return error(Code::invalid_argument, "{}: header: expected an object", name);
 
   std::vector<std::pair<Range, std::string>> ranges;
   for (const auto& [tensor_name, value] : header.items()) {
     if (tensor_name == "__metadata__") {
-      if (!value.is_object())
-        return error(Code::invalid_argument, "{}: field __metadata__ is not an object", name);
+      if (!value.is_object()) return error(Code::invalid_argument, "{}: field __metadata__ is not an object", name);
       for (const auto& [key, text] : value.items()) {
         if (text.is_string()) metadata_.emplace(key, text.get<std::string>());
       }
@@ -105,19 +96,16 @@ Status Safetensors::read(std::span<const std::byte> bytes, const std::string& na
     }
     const auto size = tensor_bytes(*dtype, shape);
     if (!size || *size != range.end - range.begin) {
-      return error(Code::invalid_argument, "{}: {} values {} do not fit its {} bytes", entry.what(), type,
-                   shape_text(shape), range.end - range.begin);
+      return error(Code::invalid_argument, "{}: {} values {} do not fit its {} bytes", entry.what(), type, shape_text(shape),
+                   range.end - range.begin);
     }
     index_.emplace(tensor_name, tensors_.size());
-    tensors_.push_back(
-        {tensor_name, *dtype, std::move(shape), data.subspan(static_cast<size_t>(range.begin), *size)});
+    tensors_.push_back({tensor_name, *dtype, std::move(shape), data.subspan(static_cast<size_t>(range.begin), *size)});
   }
-  std::sort(ranges.begin(), ranges.end(),
-            [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
+  std::sort(ranges.begin(), ranges.end(), [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
   for (size_t i = 1; i < ranges.size(); ++i) {
     if (ranges[i - 1].first.end > ranges[i].first.begin) {
-      return error(Code::invalid_argument, "{}: tensors {} and {} overlap", name, ranges[i - 1].second,
-                   ranges[i].second);
+      return error(Code::invalid_argument, "{}: tensors {} and {} overlap", name, ranges[i - 1].second, ranges[i].second);
     }
   }
   return {};
@@ -156,16 +144,14 @@ Result<Safetensors> Safetensors::open(const std::filesystem::path& path) {
     // File names from outside stay inside the folder.
     if (!file.is_string() || file.get_ref<const std::string&>().find('/') != std::string::npos ||
         !file.get_ref<const std::string&>().ends_with(".safetensors")) {
-      return error(Code::invalid_argument, "{}: tensor {} is not in a safetensors file of this folder",
-                   map.what(), tensor);
+      return error(Code::invalid_argument, "{}: tensor {} is not in a safetensors file of this folder", map.what(), tensor);
     }
     names.insert(file.get<std::string>());
   }
   for (const std::string& name : names) ONSET_TRY(add(path / name));
   for (const auto& [tensor, file] : map.value().items()) {
     if (result.find(tensor) == nullptr && !result.unsupported_.contains(tensor)) {
-      return error(Code::not_found, "{}: tensor {} is not in {}", map.what(), tensor,
-                   file.get<std::string>());
+      return error(Code::not_found, "{}: tensor {} is not in {}", map.what(), tensor, file.get<std::string>());
     }
   }
   return result;
@@ -179,8 +165,8 @@ const StoredTensor* Safetensors::find(std::string_view name) const {
 Result<const StoredTensor*> Safetensors::tensor(std::string_view name) const {
   if (const StoredTensor* found = find(name)) return found;
   if (const auto found = unsupported_.find(std::string(name)); found != unsupported_.end()) {
-    return error(Code::unsupported, "{}: tensor {} has element type {}; F32, F16 and BF16 can be read",
-                 path_.string(), name, found->second);
+    return error(Code::unsupported, "{}: tensor {} has element type {}; F32, F16 and BF16 can be read", path_.string(), name,
+                 found->second);
   }
   return error(Code::not_found, "{}: tensor {} is absent", path_.string(), name);
 }

@@ -15,11 +15,11 @@ std::string file_of(const std::string& header, size_t data) {
 }
 
 // A file with one tensor whose fields tests replace.
-std::string one_tensor(const std::string& dtype = "\"F32\"", const std::string& shape = "[2, 3]",
-                       const std::string& offsets = "[0, 24]", size_t data = 24) {
-  return file_of(R"({"__metadata__":{"format":"pt"},"weight":{"dtype":)" + dtype + R"(,"shape":)" + shape +
-                     R"(,"data_offsets":)" + offsets + "}}",
-                 data);
+std::string one_tensor(const std::string& dtype = "\"F32\"", const std::string& shape = "[2, 3]", const std::string& offsets = "[0, 24]",
+                       size_t data = 24) {
+  return file_of(
+      R"({"__metadata__":{"format":"pt"},"weight":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}",
+      data);
 }
 
 Status parse(const std::string& bytes) {
@@ -46,8 +46,7 @@ TEST(Safetensors, ShardsOpenAsOne) {
 TEST(Safetensors, ElementTypes) {
   EXPECT_TRUE(parse(one_tensor()).ok());
   EXPECT_TRUE(parse(one_tensor("\"BF16\"", "[2, 6]")).ok());
-  const Safetensors scalar =
-      value_of(Safetensors::parse(bytes_of(one_tensor("\"I64\"", "[]", "[0, 8]", 8)), "m"));
+  const Safetensors scalar = value_of(Safetensors::parse(bytes_of(one_tensor("\"I64\"", "[]", "[0, 8]", 8)), "m"));
   EXPECT_EQ(scalar.find("weight")->shape, std::vector<int64_t>{1});
 
   const std::string eight_bits = one_tensor("\"F8_E4M3\"", "[24]");
@@ -55,15 +54,12 @@ TEST(Safetensors, ElementTypes) {
   expect_error(other.tensor("weight").status(), Code::unsupported,
                "m.safetensors: tensor weight has element type F8_E4M3; F32, F16 and BF16 can be read");
   expect_error(other.tensor("bias").status(), Code::not_found, "m.safetensors: tensor bias is absent");
-  const Safetensors empty =
-      value_of(Safetensors::parse(bytes_of(one_tensor("\"F32\"", "[0, 3]", "[0, 0]", 0)), "m"));
+  const Safetensors empty = value_of(Safetensors::parse(bytes_of(one_tensor("\"F32\"", "[0, 3]", "[0, 0]", 0)), "m"));
   expect_error(empty.tensor("weight").status(), Code::unsupported, "element type empty F32");
 }
 
 TEST(Safetensors, DamagedHeaders) {
-  const auto refuse = [](const std::string& bytes, const std::string& part) {
-    expect_error(parse(bytes), Code::invalid_argument, part);
-  };
+  const auto refuse = [](const std::string& bytes, const std::string& part) { expect_error(parse(bytes), Code::invalid_argument, part); };
   refuse("", "m.safetensors: 0 bytes are no safetensors file");
   refuse(raw<uint64_t>(1) + "", "the header claims 1 bytes, the file has 0");
   refuse(raw<uint64_t>(~0ull) + "{}", "the header claims 18446744073709551615 bytes");
@@ -83,17 +79,13 @@ TEST(Safetensors, DamagedHeaders) {
   refuse(one_tensor("\"F32\"", "[2, 3]", "[24, 0]"), "its bytes 24 to 0 lie outside");
   refuse(one_tensor("\"F32\"", "[2, 3]", "[0, 18446744073709551615]"), "lie outside");
   refuse(one_tensor("\"F32\"", "[2, 3]", "[0]"), "field data_offsets is not a pair of offsets");
-  refuse(
-      file_of(
-          R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})",
-          12),
-      "m.safetensors: tensors a and b overlap");
+  refuse(file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 12),
+         "m.safetensors: tensors a and b overlap");
 }
 
 TEST(Safetensors, DamagedFolders) {
   const TemporaryFolder folder;
-  expect_error(Safetensors::open(folder.path()).status(), Code::not_found,
-               "model.safetensors: cannot be opened");
+  expect_error(Safetensors::open(folder.path()).status(), Code::not_found, "model.safetensors: cannot be opened");
   const auto index = [&](const std::string& map) {
     spill(folder / "model.safetensors.index.json", R"({"weight_map":)" + map + "}");
     return Safetensors::open(folder.path()).status();
@@ -101,12 +93,9 @@ TEST(Safetensors, DamagedFolders) {
   spill(folder / "a.safetensors", one_tensor());
   spill(folder / "b.safetensors", one_tensor());
   EXPECT_TRUE(index(R"({"weight":"a.safetensors"})").ok());
-  expect_error(index("[]"), Code::invalid_argument,
-               "index.json: weight_map: expected an object, found array");
-  expect_error(index(R"({"weight":"../a.safetensors"})"), Code::invalid_argument,
-               "is not in a safetensors file of this folder");
-  expect_error(index(R"({"weight":3})"), Code::invalid_argument,
-               "tensor weight is not in a safetensors file");
+  expect_error(index("[]"), Code::invalid_argument, "index.json: weight_map: expected an object, found array");
+  expect_error(index(R"({"weight":"../a.safetensors"})"), Code::invalid_argument, "is not in a safetensors file of this folder");
+  expect_error(index(R"({"weight":3})"), Code::invalid_argument, "tensor weight is not in a safetensors file");
   expect_error(index(R"({"weight":"c.safetensors"})"), Code::not_found, "c.safetensors: cannot be opened");
   expect_error(index(R"({"bias":"a.safetensors"})"), Code::not_found, "tensor bias is not in a.safetensors");
   expect_error(index(R"({"weight":"a.safetensors","x":"b.safetensors"})"), Code::invalid_argument,

@@ -63,19 +63,15 @@ T value_of(Result<T> result) {
 
 inline void expect_error(const Status& status, Code code, const std::string& part) {
   EXPECT_EQ(code_name(status.code()), std::string(code_name(code))) << status.message();
-  EXPECT_NE(status.message().find(part), std::string::npos)
-      << "found: " << status.message() << "\nexpected: " << part;
+  EXPECT_NE(status.message().find(part), std::string::npos) << "found: " << status.message() << "\nexpected: " << part;
 }
 
 // Writes a GGUF file of these tensors; every byte of tensor i is i + 1.
-inline std::vector<std::filesystem::path> write_gguf(const std::filesystem::path& path,
-                                                     const GgufMetadata& metadata,
-                                                     const std::vector<GgufTensorInfo>& tensors,
-                                                     const GgufSplit& split = {}) {
+inline std::vector<std::filesystem::path> write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                                                     const std::vector<GgufTensorInfo>& tensors, const GgufSplit& split = {}) {
   GgufWriter writer = value_of(GgufWriter::create(path, metadata, tensors, split));
   for (size_t i = 0; i < tensors.size(); ++i) {
-    const std::vector<std::byte> bytes(*tensor_bytes(tensors[i].dtype, tensors[i].shape),
-                                       static_cast<std::byte>(i + 1));
+    const std::vector<std::byte> bytes(*tensor_bytes(tensors[i].dtype, tensors[i].shape), static_cast<std::byte>(i + 1));
     EXPECT_TRUE(writer.write(bytes).ok());
   }
   const Status status = writer.commit();

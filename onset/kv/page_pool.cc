@@ -12,8 +12,7 @@ Result<PagePool> PagePool::create(size_t page_bytes, int64_t pages) {
   constexpr int64_t most_pages = int64_t{1} << 30;
   if (page_bytes == 0 || page_bytes % 64 != 0 || pages < 1 || pages > most_pages ||
       page_bytes > (size_t{1} << 46) / static_cast<size_t>(pages)) {
-    return error(Code::invalid_argument, "key/value pool: {} pages of {} bytes is not a size that can be had", pages,
-                 page_bytes);
+    return error(Code::invalid_argument, "key/value pool: {} pages of {} bytes is not a size that can be had", pages, page_bytes);
   }
   PagePool pool;
   pool.page_bytes_ = page_bytes;

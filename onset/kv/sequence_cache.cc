@@ -9,7 +9,9 @@
 namespace onset {
 namespace {
 
-int32_t pages_for(int64_t slots) { return static_cast<int32_t>((slots + page_tokens - 1) / page_tokens); }
+int32_t pages_for(int64_t slots) {
+  return static_cast<int32_t>((slots + page_tokens - 1) / page_tokens);
+}
 
 }  // namespace
 
@@ -111,8 +113,8 @@ Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positi
   const int32_t wanted = pages_for(int64_t{first} + static_cast<int64_t>(positions.size()));
   const int32_t missing = wanted - static_cast<int32_t>(table(layer, 0).ids.size());
   if (int64_t{missing} * layout_->head_groups > pool_->free_pages()) {
-    return error(Code::resource_exhausted, "the key/value pool has {} free pages, layer {} needs {}",
-                 pool_->free_pages(), layer, int64_t{missing} * layout_->head_groups);
+    return error(Code::resource_exhausted, "the key/value pool has {} free pages, layer {} needs {}", pool_->free_pages(), layer,
+                 int64_t{missing} * layout_->head_groups);
   }
   for (int group = 0; group < layout_->head_groups; ++group) {
     Table& here = table(layer, group);
@@ -158,7 +160,9 @@ void SequenceCache::attach_page(int layer, int group, PageId page, std::span<con
   here.length += static_cast<int32_t>(positions.size());
 }
 
-void SequenceCache::drop_page(int layer, int group, int32_t page_index) { release_page(table(layer, group), page_index); }
+void SequenceCache::drop_page(int layer, int group, int32_t page_index) {
+  release_page(table(layer, group), page_index);
+}
 
 KeyValueView SequenceCache::view(int layer, int group) const {
   const Table& here = table(layer, group);
@@ -176,7 +180,9 @@ PageMetadata& SequenceCache::metadata(int layer, int group, int32_t page_index) 
   return here.metadata[page_index];
 }
 
-void SequenceCache::set_pending_load(int layer, std::function<Status()> wait) { pending_[layer] = std::move(wait); }
+void SequenceCache::set_pending_load(int layer, std::function<Status()> wait) {
+  pending_[layer] = std::move(wait);
+}
 
 Status SequenceCache::wait_until_loaded(int layer) {
   if (!pending_[layer]) return {};
@@ -226,7 +232,8 @@ Status SequenceCache::swap_in() {
   assert(swapped_out());
   const auto wanted = static_cast<int64_t>(swapped_.size());
   if (wanted > pool_->free_pages()) {
-    return error(Code::resource_exhausted, "the key/value pool has {} free pages, {} come back from the swap file", pool_->free_pages(), wanted);
+    return error(Code::resource_exhausted, "the key/value pool has {} free pages, {} come back from the swap file", pool_->free_pages(),
+                 wanted);
   }
   for (const SwappedPage& page : swapped_) {
     const PageId id = pool_->acquire();

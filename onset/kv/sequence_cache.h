@@ -20,7 +20,7 @@ namespace onset {
 struct CacheLayout {
   KvType type = KvType::int8;
   int32_t layers = 0;
-  int32_t head_groups = 1;      // KV heads are split evenly among groups; each has its own pages
+  int32_t head_groups = 1;  // KV heads are split evenly among groups; each has its own pages
   int32_t heads_per_group = 0;
   int32_t head_size = 0;
   std::vector<int32_t> windows;  // for each layer, 0 = keeps everything; else only the last `window` positions are needed

@@ -12,10 +12,13 @@ namespace {
 
 CacheLayout small_layout(std::vector<int32_t> windows, int32_t groups = 1) {
   const auto layers = static_cast<int32_t>(windows.size());
-  return {.type = KvType::f32, .layers = layers, .head_groups = groups, .heads_per_group = 2, .head_size = 8, .windows = std::move(windows)};
+  return {
+      .type = KvType::f32, .layers = layers, .head_groups = groups, .heads_per_group = 2, .head_size = 8, .windows = std::move(windows)};
 }
 
-PagePool small_pool(const CacheLayout& layout, int64_t pages) { return *PagePool::create(layout_page_bytes(layout), pages); }
+PagePool small_pool(const CacheLayout& layout, int64_t pages) {
+  return *PagePool::create(layout_page_bytes(layout), pages);
+}
 
 std::vector<int32_t> positions(int32_t first, int32_t count) {
   std::vector<int32_t> all(count);
@@ -106,8 +109,8 @@ TEST(SequenceCache, SlotsCanBeAbsentAndPositionsMoved) {
   PagePool pool = small_pool(layout, 10);
   SequenceCache cache(layout, pool);
   const PageId ready = pool.acquire();
-  cache.attach_page(0, 0, ready, positions(128, 64));     // a stored chunk, moved to position 128
-  cache.attach_page(0, 0, no_page, positions(192, 64));   // a gap
+  cache.attach_page(0, 0, ready, positions(128, 64));    // a stored chunk, moved to position 128
+  cache.attach_page(0, 0, no_page, positions(192, 64));  // a gap
   ASSERT_TRUE(cache.append(0, positions(256, 3)).ok());
   const KeyValueView view = cache.view(0);
   EXPECT_EQ(view.length, 131);

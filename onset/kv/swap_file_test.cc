@@ -12,7 +12,9 @@
 namespace onset {
 namespace {
 
-std::vector<std::byte> page_of(int value) { return std::vector<std::byte>(4096, static_cast<std::byte>(value)); }
+std::vector<std::byte> page_of(int value) {
+  return std::vector<std::byte>(4096, static_cast<std::byte>(value));
+}
 
 TEST(SwapFile, KeepsPagesAndUsesPlacesAgain) {
   SwapFile file = *SwapFile::create(::testing::TempDir(), 4096, 3);

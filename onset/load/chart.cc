@@ -36,8 +36,7 @@ std::string escaped(const std::string& text) {
 // One axis: values to places between two pixels.
 class Scale {
  public:
-  Scale(bool logarithmic, double low, double high, double from, double to)
-      : logarithmic_(logarithmic), from_(from), to_(to) {
+  Scale(bool logarithmic, double low, double high, double from, double to) : logarithmic_(logarithmic), from_(from), to_(to) {
     if (!(low <= high)) low = logarithmic ? 0.1 : 0, high = 1;
     if (logarithmic) {
       low_ = std::log10(low) - 0.02;
@@ -48,21 +47,14 @@ class Scale {
     }
   }
   bool shows(double value) const { return !logarithmic_ || value > 0; }
-  double place(double value) const {
-    return from_ + (to_ - from_) * ((logarithmic_ ? std::log10(value) : value) - low_) / (high_ - low_);
-  }
+  double place(double value) const { return from_ + (to_ - from_) * ((logarithmic_ ? std::log10(value) : value) - low_) / (high_ - low_); }
 
   std::vector<double> ticks() const {
     std::vector<double> found;
     if (!logarithmic_) {
       const double raw = (high_ - low_) / 5, power = std::pow(10, std::floor(std::log10(raw)));
-      const double step = (raw / power < 1.5   ? 1
-                           : raw / power < 3.5 ? 2
-                           : raw / power < 7.5 ? 5
-                                               : 10) *
-                          power;
-      for (double value = std::ceil(low_ / step) * step; value <= high_ * (1 + 1e-9); value += step)
-        found.push_back(value);
+      const double step = (raw / power < 1.5 ? 1 : raw / power < 3.5 ? 2 : raw / power < 7.5 ? 5 : 10) * power;
+      for (double value = std::ceil(low_ / step) * step; value <= high_ * (1 + 1e-9); value += step) found.push_back(value);
       return found;
     }
     const std::vector<double> fine{1, 2, 5}, coarse{1};
@@ -116,14 +108,14 @@ std::string axes(const Chart& chart, const Scale& x, const Scale& y) {
         "text-anchor='end'>{5:g}</text>\n",
         left, width - right, place, left - 6, place + 4, tick);
   }
-  svg += fmt::format("<rect x='{}' y='{}' width='{}' height='{}' fill='none' stroke='#888'/>\n", left, top,
-                     width - left - right, height - top - bottom);
-  svg += fmt::format("<text x='{}' y='{}' text-anchor='middle'>{}</text>\n", (left + width - right) / 2,
-                     height - 12, escaped(chart.x.name));
-  svg += fmt::format("<text transform='translate(14 {}) rotate(-90)' text-anchor='middle'>{}</text>\n",
-                     (top + height - bottom) / 2, escaped(chart.y.name));
-  svg += fmt::format("<text x='{}' y='{}' text-anchor='middle' font-weight='bold'>{}</text>\n",
-                     (left + width - right) / 2, top - 10, escaped(chart.title));
+  svg += fmt::format("<rect x='{}' y='{}' width='{}' height='{}' fill='none' stroke='#888'/>\n", left, top, width - left - right,
+                     height - top - bottom);
+  svg +=
+      fmt::format("<text x='{}' y='{}' text-anchor='middle'>{}</text>\n", (left + width - right) / 2, height - 12, escaped(chart.x.name));
+  svg += fmt::format("<text transform='translate(14 {}) rotate(-90)' text-anchor='middle'>{}</text>\n", (top + height - bottom) / 2,
+                     escaped(chart.y.name));
+  svg += fmt::format("<text x='{}' y='{}' text-anchor='middle' font-weight='bold'>{}</text>\n", (left + width - right) / 2, top - 10,
+                     escaped(chart.title));
   return svg;
 }
 
@@ -137,14 +129,12 @@ std::string chart_svg(const Chart& chart) {
       if (!x.shows(point.x) || !y.shows(point.y)) continue;
       path += fmt::format("{}{:.1f},{:.1f}", path.empty() ? "" : " ", x.place(point.x), y.place(point.y));
       if (chart.dots)
-        dots += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='{}'/>\n", x.place(point.x),
-                            y.place(point.y), colour);
+        dots += fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3' fill='{}'/>\n", x.place(point.x), y.place(point.y), colour);
     }
-    svg += fmt::format("<polyline points='{}' fill='none' stroke='{}' stroke-width='1.8'/>\n{}", path, colour,
-                       dots);
+    svg += fmt::format("<polyline points='{}' fill='none' stroke='{}' stroke-width='1.8'/>\n{}", path, colour, dots);
     if (!chart.lines[i].name.empty()) {
-      svg += fmt::format("<text x='{}' y='{}' fill='{}'>{}</text>\n", left + 8,
-                         top + 16 + 14 * static_cast<double>(i), colour, escaped(chart.lines[i].name));
+      svg += fmt::format("<text x='{}' y='{}' fill='{}'>{}</text>\n", left + 8, top + 16 + 14 * static_cast<double>(i), colour,
+                         escaped(chart.lines[i].name));
     }
   }
   for (const ChartMark& mark : chart.marks) {
@@ -176,8 +166,7 @@ std::string charts_svg(const std::vector<Chart>& charts, const std::string& titl
       "font-size='14'>{3}</text>\n",
       all, height + 10, all / 2, escaped(title));
   for (size_t i = 0; i < charts.size(); ++i) {
-    svg += fmt::format("<g transform='translate({} 10)'>\n{}</g>\n", width * static_cast<double>(i),
-                       chart_svg(charts[i]));
+    svg += fmt::format("<g transform='translate({} 10)'>\n{}</g>\n", width * static_cast<double>(i), chart_svg(charts[i]));
   }
   return svg + "</svg>\n";
 }

@@ -69,8 +69,7 @@ asio::awaitable<std::string> read_answer(Load& load, beast::tcp_stream& stream, 
   beast::flat_buffer buffer;
   http::response_parser<http::buffer_body> parser;
   parser.body_limit(boost::none);
-  if (auto [problem, count] = co_await http::async_read_header(stream, buffer, parser, errors_as_values);
-      problem) {
+  if (auto [problem, count] = co_await http::async_read_header(stream, buffer, parser, errors_as_values); problem) {
     co_return problem.message();
   }
   const unsigned status = parser.get().result_int();
@@ -82,8 +81,7 @@ asio::awaitable<std::string> read_answer(Load& load, beast::tcp_stream& stream, 
     parser.get().body().size = piece.size();
     parser.get().body().more = true;
     auto [problem, count] = co_await http::async_read_some(stream, buffer, parser, errors_as_values);
-    if (problem && problem != http::error::need_buffer && problem != http::error::end_of_stream)
-      co_return problem.message();
+    if (problem && problem != http::error::need_buffer && problem != http::error::end_of_stream) co_return problem.message();
     const std::string_view text(piece.data(), piece.size() - parser.get().body().size);
     const double now = load.now();
     if (status != 200) {
@@ -111,13 +109,11 @@ asio::awaitable<std::string> send(Load& load, std::string body, LoadRecord& reco
   beast::error_code ignored;
   stream.socket().set_option(Tcp::no_delay(true), ignored);
   const auto request = http_request(load, std::move(body));
-  if (auto [problem, count] = co_await http::async_write(stream, request, errors_as_values); problem)
-    co_return problem.message();
+  if (auto [problem, count] = co_await http::async_write(stream, request, errors_as_values); problem) co_return problem.message();
   co_return co_await read_answer(load, stream, record);
 }
 
-asio::awaitable<void> run_one(Load& load, std::string body, LoadRecord& record, const LoadWatch& watch,
-                              int32_t all) {
+asio::awaitable<void> run_one(Load& load, std::string body, LoadRecord& record, const LoadWatch& watch, int32_t all) {
   asio::steady_timer timer(co_await asio::this_coro::executor);
   timer.expires_at(load.began + seconds(record.arrival));
   co_await timer.async_wait(errors_as_values);
@@ -130,8 +126,7 @@ asio::awaitable<void> run_one(Load& load, std::string body, LoadRecord& record, 
   if (watch.progress) watch.progress(load.done, all);
 }
 
-asio::awaitable<void> watch_stop(asio::io_context& context, Load& load, const std::atomic<bool>& stop,
-                                 int32_t all) {
+asio::awaitable<void> watch_stop(asio::io_context& context, Load& load, const std::atomic<bool>& stop, int32_t all) {
   asio::steady_timer timer(context);
   while (load.done < all) {
     if (stop) context.stop();
@@ -144,8 +139,7 @@ asio::awaitable<void> watch_stop(asio::io_context& context, Load& load, const st
 
 Result<LoadAddress> LoadAddress::of(const std::string& url) {
   constexpr std::string_view scheme = "http://";
-  if (!url.starts_with(scheme))
-    return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT", url);
+  if (!url.starts_with(scheme)) return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT", url);
   const std::string rest = url.substr(scheme.size());
   const size_t slash = std::min(rest.find('/'), rest.size());
   std::string authority = rest.substr(0, slash);
@@ -156,15 +150,12 @@ Result<LoadAddress> LoadAddress::of(const std::string& url) {
     address.host = authority.substr(0, colon);
     address.port = authority.substr(colon + 1);
   }
-  if (address.host.starts_with('[') && address.host.ends_with(']'))
-    address.host = address.host.substr(1, address.host.size() - 2);
-  const bool digits = !address.port.empty() && address.port.size() <= 5 &&
-                      address.port.find_first_not_of("0123456789") == std::string::npos;
-  if (address.host.empty() || !digits)
-    return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT", url);
+  if (address.host.starts_with('[') && address.host.ends_with(']')) address.host = address.host.substr(1, address.host.size() - 2);
+  const bool digits =
+      !address.port.empty() && address.port.size() <= 5 && address.port.find_first_not_of("0123456789") == std::string::npos;
+  if (address.host.empty() || !digits) return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT", url);
   while (address.path.ends_with('/')) address.path.pop_back();
-  if (!address.path.ends_with("completions"))
-    address.path += address.path.ends_with("/v1") ? "/completions" : "/v1/completions";
+  if (!address.path.ends_with("completions")) address.path += address.path.ends_with("/v1") ? "/completions" : "/v1/completions";
   return address;
 }
 
@@ -183,19 +174,16 @@ Result<std::string> request_body(const LoadTarget& target, const LoadRequest& re
   for (const int32_t id : target.banned) body["logit_bias"][std::to_string(id)] = -100;
   if (!target.more.empty()) {
     const Json more = Json::parse(target.more, nullptr, false);
-    if (!more.is_object())
-      return error(Code::invalid_argument, "further members are {}, expected a JSON object", target.more);
+    if (!more.is_object()) return error(Code::invalid_argument, "further members are {}, expected a JSON object", target.more);
     body.update(more);
   }
   return body.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::vector<LoadRequest>& requests,
-                                         const LoadWatch& watch) {
+Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::vector<LoadRequest>& requests, const LoadWatch& watch) {
   ONSET_ASSIGN(LoadAddress address, LoadAddress::of(target.url));
   if (target.first_id < 0 || target.last_id < target.first_id) {
-    return error(Code::invalid_argument, "prompt ids from {} to {} make no range", target.first_id,
-                 target.last_id);
+    return error(Code::invalid_argument, "prompt ids from {} to {} make no range", target.first_id, target.last_id);
   }
   std::vector<std::string> bodies;
   for (const LoadRequest& request : requests) {
@@ -206,8 +194,7 @@ Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::ve
   Load load{.target = target, .address = std::move(address)};
   beast::error_code problem;
   load.endpoints = Tcp::resolver(context).resolve(load.address.host, load.address.port, problem);
-  if (problem)
-    return error(Code::failed, "{}:{}: {}", load.address.host, load.address.port, problem.message());
+  if (problem) return error(Code::failed, "{}:{}: {}", load.address.host, load.address.port, problem.message());
 
   std::vector<LoadRecord> records(requests.size());
   const auto all = static_cast<int32_t>(requests.size());
@@ -218,8 +205,7 @@ Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::ve
     records[i].problem = "the load was ended before its answer";  // overwritten when it has come
     asio::co_spawn(context, run_one(load, std::move(bodies[i]), records[i], watch, all), asio::detached);
   }
-  if (watch.stop != nullptr)
-    asio::co_spawn(context, watch_stop(context, load, *watch.stop, all), asio::detached);
+  if (watch.stop != nullptr) asio::co_spawn(context, watch_stop(context, load, *watch.stop, all), asio::detached);
   context.run();
   for (LoadRecord& record : records) {
     if (record.finished == 0) record.finished = load.now();

@@ -14,11 +14,10 @@
 namespace onset {
 
 struct LoadTarget {
-  std::string url =
-      "http://127.0.0.1:8080";  // /v1/completions is added unless the path ends with completions
-  std::string model = {};       // sent as it is; empty: left out
+  std::string url = "http://127.0.0.1:8080";  // /v1/completions is added unless the path ends with completions
+  std::string model = {};                     // sent as it is; empty: left out
   std::string api_key = {};
-  bool words = false;  // prompts as text of common words, for servers that do not take token ids
+  bool words = false;                       // prompts as text of common words, for servers that do not take token ids
   int32_t first_id = 1000, last_id = 9999;  // of prompts as token ids
   std::vector<int32_t> banned = {};         // token ids that get a logit bias of -100: end-of-answer tokens
   std::string more = {};                    // further members of the request, a JSON object
@@ -36,14 +35,12 @@ Result<std::string> request_body(const LoadTarget& target, const LoadRequest& re
 
 struct LoadWatch {
   std::function<void(int32_t done, int32_t all)> progress = {};
-  const std::atomic<bool>* stop =
-      nullptr;  // ends the load early when it becomes true: what runs has failed then
+  const std::atomic<bool>* stop = nullptr;  // ends the load early when it becomes true: what runs has failed then
 };
 
 // Sends each request at its time, however many run already, and records what comes: one record for each
 // request, in order. Requests that fail say so in their record. Errors: invalid_argument for a target that
 // makes no sense, failed if its host is unknown.
-Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::vector<LoadRequest>& requests,
-                                         const LoadWatch& watch = {});
+Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::vector<LoadRequest>& requests, const LoadWatch& watch = {});
 
 }  // namespace onset

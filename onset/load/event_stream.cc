@@ -43,11 +43,9 @@ std::optional<int> count(const Json& usage, const char* name) {
 // The text of a choice: of a completion, or of a chat's answer.
 bool has_text(const Json& choice) {
   const auto is_text = [](const Json& object, const char* name) {
-    return object.contains(name) && object[name].is_string() &&
-           !object[name].get_ref<const std::string&>().empty();
+    return object.contains(name) && object[name].is_string() && !object[name].get_ref<const std::string&>().empty();
   };
-  return is_text(choice, "text") ||
-         (choice.contains("delta") && choice["delta"].is_object() && is_text(choice["delta"], "content"));
+  return is_text(choice, "text") || (choice.contains("delta") && choice["delta"].is_object() && is_text(choice["delta"], "content"));
 }
 
 }  // namespace
@@ -65,15 +63,13 @@ CompletionEvent read_completion_event(std::string_view data) {
   }
   if (const auto error = json.find("error"); error != json.end() && !error->is_null()) {
     const bool message = error->is_object() && error->contains("message") && (*error)["message"].is_string();
-    event.problem = message ? (*error)["message"].get<std::string>()
-                            : error->dump(-1, ' ', false, Json::error_handler_t::replace);
+    event.problem = message ? (*error)["message"].get<std::string>() : error->dump(-1, ' ', false, Json::error_handler_t::replace);
   }
   if (const auto choices = json.find("choices");
       choices != json.end() && choices->is_array() && !choices->empty() && (*choices)[0].is_object()) {
     const Json& choice = (*choices)[0];
     const bool finished = choice.contains("finish_reason") && !choice["finish_reason"].is_null();
-    const bool begins =
-        choice.contains("delta") && choice["delta"].is_object() && choice["delta"].contains("role");
+    const bool begins = choice.contains("delta") && choice["delta"].is_object() && choice["delta"].contains("role");
     // A token whose text is still incomplete may come as an empty piece; the last event and a chat's first
     // may be empty too.
     event.piece = has_text(choice) || (!finished && !begins);

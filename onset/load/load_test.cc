@@ -57,32 +57,27 @@ TEST_F(Traces, OfEveryKindAreRead) {
 
 TEST_F(Traces, WrongOnesNameTheirLine) {
   EXPECT_NE(message("a,b\n1,2\n").find("expected JSON lines, or CSV with"), std::string::npos);
-  EXPECT_NE(message("num_prefill_tokens,num_decode_tokens\n5,6\n5,x\n")
-                .find("line 3: expected lengths and times as numbers"),
+  EXPECT_NE(message("num_prefill_tokens,num_decode_tokens\n5,6\n5,x\n").find("line 3: expected lengths and times as numbers"),
             std::string::npos);
   EXPECT_NE(message("num_prefill_tokens,num_decode_tokens\n-5,6\n").find("line 2"), std::string::npos);
-  EXPECT_NE(message("{\"timestamp\": 0, \"input_length\": -1, \"output_length\": 5}").find("input_length"),
-            std::string::npos);
+  EXPECT_NE(message("{\"timestamp\": 0, \"input_length\": -1, \"output_length\": 5}").find("input_length"), std::string::npos);
   EXPECT_NE(message("{\"timestamp\": 0").find("line 1"), std::string::npos);
   EXPECT_FALSE(read_trace("/nowhere").ok());
 }
 
 std::vector<TraceEntry> hundred() {
   std::vector<TraceEntry> trace;
-  for (int i = 1; i <= 100; ++i)
-    trace.push_back({.arrival_seconds = i * 2.0, .prompt_tokens = 4 * i, .output_tokens = i});
+  for (int i = 1; i <= 100; ++i) trace.push_back({.arrival_seconds = i * 2.0, .prompt_tokens = 4 * i, .output_tokens = i});
   return trace;
 }
 
 TEST(Workload, IsTheSameForOneSeedAndAnotherForAnother) {
   const auto lengths = [](uint64_t seed) {
-    const auto requests =
-        make_workload(hundred(), {.requests = 30, .divide_lengths = 4, .rate = 2, .seed = seed});
+    const auto requests = make_workload(hundred(), {.requests = 30, .divide_lengths = 4, .rate = 2, .seed = seed});
     EXPECT_TRUE(requests.ok());
     std::vector<double> all;
     for (const LoadRequest& each : *requests)
-      all.insert(all.end(), {each.arrival_seconds, double(each.prompt_tokens), double(each.output_tokens),
-                             double(each.seed)});
+      all.insert(all.end(), {each.arrival_seconds, double(each.prompt_tokens), double(each.output_tokens), double(each.seed)});
     return all;
   };
   EXPECT_EQ(lengths(1), lengths(1));
@@ -102,11 +97,8 @@ TEST(Workload, PoissonArrivalsHaveTheirRate) {
 }
 
 TEST(Workload, LengthsAreDividedCutAndPassedOver) {
-  const auto requests = make_workload(hundred(), {.requests = 10,
-                                                  .divide_lengths = 4,
-                                                  .most_prompt_tokens = 10,
-                                                  .most_output_tokens = 2,
-                                                  .in_order = true});
+  const auto requests =
+      make_workload(hundred(), {.requests = 10, .divide_lengths = 4, .most_prompt_tokens = 10, .most_output_tokens = 2, .in_order = true});
   ASSERT_TRUE(requests.ok());
   std::set<int32_t> prompts;
   for (const LoadRequest& each : *requests) {
@@ -117,8 +109,7 @@ TEST(Workload, LengthsAreDividedCutAndPassedOver) {
   EXPECT_EQ(prompts, (std::set<int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(make_workload(hundred(), {.requests = 101}).status().message(),
             "101 requests were asked for, the trace has 100 of the wanted lengths");
-  EXPECT_EQ(make_workload(hundred(), {.requests = 1, .rate = 0}).status().message(),
-            "rate is 0, expected more than 0");
+  EXPECT_EQ(make_workload(hundred(), {.requests = 1, .rate = 0}).status().message(), "rate is 0, expected more than 0");
 }
 
 TEST(Workload, TheTracesOwnArrivalsCanBeMadeFaster) {
@@ -132,8 +123,7 @@ TEST(Workload, TheTracesOwnArrivalsCanBeMadeFaster) {
 }
 
 TEST(Workload, EqualBlocksAreEqualText) {
-  const LoadRequest one{.prompt_tokens = 1100, .blocks = {7, 8, 9}, .seed = 1},
-      two{.prompt_tokens = 1100, .blocks = {7, 8, 10}, .seed = 2};
+  const LoadRequest one{.prompt_tokens = 1100, .blocks = {7, 8, 9}, .seed = 1}, two{.prompt_tokens = 1100, .blocks = {7, 8, 10}, .seed = 2};
   const std::vector<int32_t> a = prompt_ids(one, 100, 199), b = prompt_ids(two, 100, 199);
   ASSERT_EQ(a.size(), 1100u);
   EXPECT_TRUE(std::equal(a.begin(), a.begin() + 1024, b.begin()));
@@ -148,18 +138,8 @@ TEST(LoadStatisticsOf, PercentilesGapsAndGoodput) {
   EXPECT_DOUBLE_EQ(percentile({1, 2, 3, 4}, 0.5), 2.5);
   EXPECT_DOUBLE_EQ(percentile({1, 2, 3, 4}, 1), 4);
   const std::vector<LoadRecord> records{
-      {.arrival = 1,
-       .sent = 1,
-       .tokens = {2, 2.1, 2.2},
-       .finished = 2.5,
-       .prompt_tokens = 10,
-       .output_tokens = 3},
-      {.arrival = 2,
-       .sent = 2,
-       .tokens = {2.5, 3.5},
-       .finished = 3.5,
-       .prompt_tokens = 20,
-       .output_tokens = 2},
+      {.arrival = 1, .sent = 1, .tokens = {2, 2.1, 2.2}, .finished = 2.5, .prompt_tokens = 10, .output_tokens = 3},
+      {.arrival = 2, .sent = 2, .tokens = {2.5, 3.5}, .finished = 3.5, .prompt_tokens = 20, .output_tokens = 2},
       {.arrival = 3, .sent = 3, .finished = 5, .prompt_tokens = 30, .problem = "status 429"}};
   const LoadStatistics all = load_statistics(records, {.first_token = 2, .between_tokens = 0.2});
   EXPECT_EQ(all.requests, 3);
@@ -204,14 +184,12 @@ TEST(CapacityOf, IsFoundFromBelowAndFromAbove) {
 }
 
 TEST(EventStreams, ComeInAnyPieces) {
-  const std::string text =
-      "data: one\n\n: comment\nevent: x\r\ndata: two\r\ndata:  three\r\n\r\n\ndata: four\n\ndata: cut";
+  const std::string text = "data: one\n\n: comment\nevent: x\r\ndata: two\r\ndata:  three\r\n\r\n\ndata: four\n\ndata: cut";
   for (size_t piece = 1; piece < text.size(); ++piece) {
     EventStream stream;
     std::vector<std::string> events;
     for (size_t at = 0; at < text.size(); at += piece) {
-      for (std::string& event : stream.push(std::string_view(text).substr(at, piece)))
-        events.push_back(std::move(event));
+      for (std::string& event : stream.push(std::string_view(text).substr(at, piece))) events.push_back(std::move(event));
     }
     EXPECT_EQ(events, (std::vector<std::string>{"one", "two\n three", "four"})) << piece;
   }
@@ -220,15 +198,12 @@ TEST(EventStreams, ComeInAnyPieces) {
 TEST(EventStreams, SayWhatTheyAreAbout) {
   EXPECT_TRUE(read_completion_event("[DONE]").end);
   EXPECT_TRUE(read_completion_event(R"({"choices": [{"text": "a", "finish_reason": null}]})").piece);
-  EXPECT_TRUE(read_completion_event(R"({"choices": [{"text": "", "finish_reason": null}]})")
-                  .piece);  // half a character
+  EXPECT_TRUE(read_completion_event(R"({"choices": [{"text": "", "finish_reason": null}]})").piece);  // half a character
   EXPECT_FALSE(read_completion_event(R"({"choices": [{"text": "", "finish_reason": "stop"}]})").piece);
   EXPECT_TRUE(read_completion_event(R"({"choices": [{"text": "z", "finish_reason": "length"}]})").piece);
-  EXPECT_FALSE(
-      read_completion_event(R"({"choices": [{"delta": {"role": "assistant", "content": ""}}]})").piece);
+  EXPECT_FALSE(read_completion_event(R"({"choices": [{"delta": {"role": "assistant", "content": ""}}]})").piece);
   EXPECT_TRUE(read_completion_event(R"({"choices": [{"delta": {"content": "x"}}]})").piece);
-  const CompletionEvent usage =
-      read_completion_event(R"({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})");
+  const CompletionEvent usage = read_completion_event(R"({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}})");
   EXPECT_FALSE(usage.piece);
   EXPECT_EQ(usage.prompt_tokens, 3);
   EXPECT_EQ(usage.output_tokens, 4);
@@ -263,8 +238,7 @@ TEST(RequestBodies, SayWhatIsWanted) {
 }
 
 TEST(Pictures, AreDrawnOfAnything) {
-  const std::vector<LoadRecord> records{{.tokens = {1, 1.1, 1.3}, .finished = 2, .output_tokens = 3},
-                                        {.problem = "x"}};
+  const std::vector<LoadRecord> records{{.tokens = {1, 1.1, 1.3}, .finished = 2, .output_tokens = 3}, {.problem = "x"}};
   for (const auto& some : {records, std::vector<LoadRecord>()}) {
     const std::string svg = load_picture(some, {.first_token = 2, .between_tokens = 0.1}, "a < b");
     EXPECT_TRUE(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
@@ -272,10 +246,9 @@ TEST(Pictures, AreDrawnOfAnything) {
     EXPECT_EQ(svg.find("nan"), std::string::npos);
     EXPECT_EQ(svg.find("inf"), std::string::npos);
   }
-  EXPECT_NE(capacity_picture({.rate = 1, .probes = {{.rate = 1, .statistics = {}, .meets = true}}},
-                             {.first_token = 2}, "t")
-                .find("capacity"),
-            std::string::npos);
+  EXPECT_NE(
+      capacity_picture({.rate = 1, .probes = {{.rate = 1, .statistics = {}, .meets = true}}}, {.first_token = 2}, "t").find("capacity"),
+      std::string::npos);
 }
 
 }  // namespace

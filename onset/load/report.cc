@@ -61,14 +61,12 @@ Json to_json(const Capacity& capacity) {
   return {{"capacity_requests_per_second", capacity.rate}, {"probes", std::move(probes)}};
 }
 
-std::string load_picture(const std::vector<LoadRecord>& records, const LoadLimits& limits,
-                         const std::string& title) {
+std::string load_picture(const std::vector<LoadRecord>& records, const LoadLimits& limits, const std::string& title) {
   std::vector<double> first, between;
   for (const LoadRecord& record : records) {
     if (!record.problem.empty() || record.tokens.empty()) continue;
     first.push_back(record.tokens.front() - record.arrival);
-    for (size_t i = 1; i < record.tokens.size(); ++i)
-      between.push_back(record.tokens[i] - record.tokens[i - 1]);
+    for (size_t i = 1; i < record.tokens.size(); ++i) between.push_back(record.tokens[i] - record.tokens[i - 1]);
   }
   Chart left{.title = "time to first token", .x = {"seconds", true}, .y = {"share of requests", false}};
   left.lines.push_back({"", shares(std::move(first))});
@@ -81,13 +79,9 @@ std::string load_picture(const std::vector<LoadRecord>& records, const LoadLimit
 
 std::string capacity_picture(const Capacity& capacity, const LoadLimits& limits, const std::string& title) {
   std::vector<CapacityProbe> probes = capacity.probes;
-  std::sort(probes.begin(), probes.end(),
-            [](const CapacityProbe& a, const CapacityProbe& b) { return a.rate < b.rate; });
-  Chart left{
-      .title = "time to first token, median", .x = {"requests per second", true}, .y = {"seconds", true}};
-  Chart right{.title = "time between tokens, 99th percentile",
-              .x = {"requests per second", true},
-              .y = {"seconds", true}};
+  std::sort(probes.begin(), probes.end(), [](const CapacityProbe& a, const CapacityProbe& b) { return a.rate < b.rate; });
+  Chart left{.title = "time to first token, median", .x = {"requests per second", true}, .y = {"seconds", true}};
+  Chart right{.title = "time between tokens, 99th percentile", .x = {"requests per second", true}, .y = {"seconds", true}};
   left.lines.emplace_back();
   right.lines.emplace_back();
   for (Chart* chart : {&left, &right}) {

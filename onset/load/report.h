@@ -14,8 +14,7 @@ nlohmann::ordered_json to_json(const Capacity& capacity);
 
 // Two charts side by side as an SVG: the share of first tokens, and of gaps between tokens, that came within
 // a time (logarithmic), with the limits as lines.
-std::string load_picture(const std::vector<LoadRecord>& records, const LoadLimits& limits,
-                         const std::string& title);
+std::string load_picture(const std::vector<LoadRecord>& records, const LoadLimits& limits, const std::string& title);
 // The median time to the first token and the 99th percentile between tokens at each rate that was tried, with
 // the limits.
 std::string capacity_picture(const Capacity& capacity, const LoadLimits& limits, const std::string& title);

@@ -55,8 +55,7 @@ LoadStatistics load_statistics(const std::vector<LoadRecord>& records, const Loa
   if (statistics.seconds <= 0) return statistics;
   statistics.requests_per_second = (statistics.requests - statistics.failed) / statistics.seconds;
   statistics.output_tokens_per_second = static_cast<double>(statistics.output_tokens) / statistics.seconds;
-  statistics.tokens_per_second =
-      static_cast<double>(statistics.output_tokens + statistics.prompt_tokens) / statistics.seconds;
+  statistics.tokens_per_second = static_cast<double>(statistics.output_tokens + statistics.prompt_tokens) / statistics.seconds;
   statistics.goodput = statistics.within_limits / statistics.seconds;
   return statistics;
 }
@@ -67,16 +66,13 @@ bool meets_limits(const LoadStatistics& statistics, const LoadLimits& limits) {
   return !limits.between_tokens || statistics.between_tokens.p99 <= *limits.between_tokens;
 }
 
-Result<Capacity> find_capacity(const CapacityOptions& options,
-                               const std::function<Result<LoadStatistics>(double rate)>& probe) {
+Result<Capacity> find_capacity(const CapacityOptions& options, const std::function<Result<LoadStatistics>(double rate)>& probe) {
   if (!options.limits.first_token && !options.limits.between_tokens) {
     return error(Code::invalid_argument, "a capacity needs a limit: expected --ttft, --tbt or both");
   }
-  const bool rates = options.least_rate > 0 && options.first_rate >= options.least_rate &&
-                     options.most_rate >= options.first_rate;
+  const bool rates = options.least_rate > 0 && options.first_rate >= options.least_rate && options.most_rate >= options.first_rate;
   if (!rates || !(options.precision > 0 && options.precision < 1)) {
-    return error(Code::invalid_argument,
-                 "capacity: expected rates above 0 in order, and a precision between 0 and 1");
+    return error(Code::invalid_argument, "capacity: expected rates above 0 in order, and a precision between 0 and 1");
   }
   Capacity capacity;
   const auto tried = [&](double rate) -> Result<bool> {

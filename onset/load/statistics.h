@@ -13,10 +13,9 @@ namespace onset {
 
 // What became of one request. Times are seconds since the load began.
 struct LoadRecord {
-  double arrival = 0;  // when it was to be sent
-  double sent = 0;     // when it was
-  std::vector<double> tokens =
-      {};  // when each piece of the answer came; a piece is a token, where the server sends each as it comes
+  double arrival = 0;               // when it was to be sent
+  double sent = 0;                  // when it was
+  std::vector<double> tokens = {};  // when each piece of the answer came; a piece is a token, where the server sends each as it comes
   double finished = 0;
   int32_t prompt_tokens = 0;
   int32_t output_tokens = 0;  // as the server counted them, otherwise pieces
@@ -44,8 +43,7 @@ struct LoadStatistics {
   Distribution between_tokens;                   // all gaps between tokens of one answer
   Distribution normalised_latency;               // from arrival to the end, by output token
   double requests_per_second = 0, output_tokens_per_second = 0, tokens_per_second = 0;
-  double goodput =
-      0;  // requests a second within the limits: first token, and the 99th percentile of its own gaps
+  double goodput = 0;  // requests a second within the limits: first token, and the 99th percentile of its own gaps
 };
 
 LoadStatistics load_statistics(const std::vector<LoadRecord>& records, const LoadLimits& limits = {});
@@ -58,7 +56,7 @@ struct CapacityProbe {
 };
 
 struct CapacityOptions {
-  LoadLimits limits;  // median time to first token; 99th percentile between tokens
+  LoadLimits limits;                                           // median time to first token; 99th percentile between tokens
   double first_rate = 1, least_rate = 0.01, most_rate = 1000;  // requests a second
   double precision = 0.05;                                     // of the capacity, as a share of it
 };
@@ -74,7 +72,6 @@ struct Capacity {
   double rate = 0;
   std::vector<CapacityProbe> probes;
 };
-Result<Capacity> find_capacity(const CapacityOptions& options,
-                               const std::function<Result<LoadStatistics>(double rate)>& probe);
+Result<Capacity> find_capacity(const CapacityOptions& options, const std::function<Result<LoadStatistics>(double rate)>& probe);
 
 }  // namespace onset

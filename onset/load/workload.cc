@@ -51,19 +51,14 @@ std::optional<double> number(std::string_view text) {
 
 // "2023-11-16 18:17:03.9799600" as seconds since some day.
 std::optional<double> date_time(std::string_view text) {
-  if (text.size() < 19 || text[4] != '-' || text[7] != '-' || text[10] != ' ' || text[13] != ':' ||
-      text[16] != ':')
-    return {};
-  const auto year = number(text.substr(0, 4)), month = number(text.substr(5, 2)),
-             day = number(text.substr(8, 2));
-  const auto hour = number(text.substr(11, 2)), minute = number(text.substr(14, 2)),
-             second = number(text.substr(17));
+  if (text.size() < 19 || text[4] != '-' || text[7] != '-' || text[10] != ' ' || text[13] != ':' || text[16] != ':') return {};
+  const auto year = number(text.substr(0, 4)), month = number(text.substr(5, 2)), day = number(text.substr(8, 2));
+  const auto hour = number(text.substr(11, 2)), minute = number(text.substr(14, 2)), second = number(text.substr(17));
   if (!year || !month || !day || !hour || !minute || !second) return {};
   // Days of the civil calendar since March of year 0 (H. Hinnant, chrono-compatible low-level date
   // algorithms).
   const double y = *month <= 2 ? *year - 1 : *year, m = *month <= 2 ? *month + 9 : *month - 3;
-  const double days = 365 * y + std::floor(y / 4) - std::floor(y / 100) + std::floor(y / 400) +
-                      std::floor((153 * m + 2) / 5) + *day;
+  const double days = 365 * y + std::floor(y / 4) - std::floor(y / 100) + std::floor(y / 400) + std::floor((153 * m + 2) / 5) + *day;
   return ((days * 24 + *hour) * 60 + *minute) * 60 + *second;
 }
 
@@ -94,8 +89,7 @@ std::optional<int32_t> length(std::optional<double> value) {
 std::optional<TraceEntry> csv_entry(std::string_view line, const Columns& columns) {
   const std::vector<std::string_view> fields = split(line, ',');
   const auto field = [&](int index) {
-    return static_cast<size_t>(index) < fields.size() ? fields[static_cast<size_t>(index)]
-                                                      : std::string_view();
+    return static_cast<size_t>(index) < fields.size() ? fields[static_cast<size_t>(index)] : std::string_view();
   };
   const auto prompt = length(number(field(columns.prompt))), output = length(number(field(columns.output)));
   if (!prompt || !output) return {};
@@ -118,8 +112,7 @@ Result<TraceEntry> json_entry(std::string_view line, const std::string& where) {
   entry.output_tokens = static_cast<int32_t>(output);
   if (const nlohmann::json* blocks = object.find("hash_ids"); blocks != nullptr && blocks->is_array()) {
     for (const auto& block : *blocks) {
-      if (!block.is_number_integer())
-        return error(Code::invalid_argument, "{}: hash_ids: expected integers", where);
+      if (!block.is_number_integer()) return error(Code::invalid_argument, "{}: hash_ids: expected integers", where);
       entry.blocks.push_back(block.get<int64_t>());
     }
   }
@@ -156,28 +149,22 @@ Result<std::vector<TraceEntry>> read_trace(const std::filesystem::path& path) {
   return trace;
 }
 
-Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& trace,
-                                               const WorkloadOptions& options) {
+Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& trace, const WorkloadOptions& options) {
   const auto positive = [](const char* name, double value) -> Status {
     if (value > 0 && std::isfinite(value)) return {};
     return error(Code::invalid_argument, "{} is {}, expected more than 0", name, value);
   };
   ONSET_TRY(positive("requests", options.requests));
   ONSET_TRY(positive("divide-lengths", options.divide_lengths));
-  ONSET_TRY(positive(options.trace_arrivals ? "speed" : "rate",
-                     options.trace_arrivals ? options.speed : options.rate));
+  ONSET_TRY(positive(options.trace_arrivals ? "speed" : "rate", options.trace_arrivals ? options.speed : options.rate));
   std::vector<size_t> chosen;
-  const auto scaled = [&](int32_t tokens) {
-    return std::max(1, static_cast<int32_t>(std::lround(tokens / options.divide_lengths)));
-  };
+  const auto scaled = [&](int32_t tokens) { return std::max(1, static_cast<int32_t>(std::lround(tokens / options.divide_lengths))); };
   for (size_t i = 0; i < trace.size(); ++i) {
-    if (options.most_prompt_tokens == 0 || scaled(trace[i].prompt_tokens) <= options.most_prompt_tokens)
-      chosen.push_back(i);
+    if (options.most_prompt_tokens == 0 || scaled(trace[i].prompt_tokens) <= options.most_prompt_tokens) chosen.push_back(i);
   }
   const auto count = static_cast<size_t>(options.requests);
   if (chosen.size() < count) {
-    return error(Code::invalid_argument, "{} requests were asked for, the trace has {} of the wanted lengths",
-                 count, chosen.size());
+    return error(Code::invalid_argument, "{} requests were asked for, the trace has {} of the wanted lengths", count, chosen.size());
   }
   Random random(options.seed);
   if (!options.in_order && !options.trace_arrivals) {
@@ -195,13 +182,10 @@ Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& tr
                         .output_tokens = scaled(entry.output_tokens),
                         .blocks = entry.blocks,
                         .seed = random.next()};
-    if (options.most_output_tokens > 0)
-      request.output_tokens = std::min(request.output_tokens, options.most_output_tokens);
+    if (options.most_output_tokens > 0) request.output_tokens = std::min(request.output_tokens, options.most_output_tokens);
     // The first comes at once; gaps of a Poisson process are exponential.
     const double gap = -std::log1p(-random.uniform());
-    request.arrival_seconds =
-        options.trace_arrivals ? (*entry.arrival_seconds - *trace[chosen[0]].arrival_seconds) / options.speed
-                               : clock;
+    request.arrival_seconds = options.trace_arrivals ? (*entry.arrival_seconds - *trace[chosen[0]].arrival_seconds) / options.speed : clock;
     clock += gap / options.rate;
     requests.push_back(std::move(request));
   }
@@ -218,8 +202,7 @@ std::vector<int32_t> prompt_ids(const LoadRequest& request, int32_t first_id, in
   for (int32_t i = 0; i < request.prompt_tokens; ++i) {
     const auto block = static_cast<size_t>(i / block_tokens);
     // Lengths that were divided have more blocks than they need.
-    const uint64_t seed =
-        block < request.blocks.size() ? static_cast<uint64_t>(request.blocks[block]) : request.seed;
+    const uint64_t seed = block < request.blocks.size() ? static_cast<uint64_t>(request.blocks[block]) : request.seed;
     Random random(seed * 0x2545f4914f6cdd1du + static_cast<uint64_t>(i));
     ids.push_back(first_id + static_cast<int32_t>(random.below(range)));
   }
@@ -227,9 +210,9 @@ std::vector<int32_t> prompt_ids(const LoadRequest& request, int32_t first_id, in
 }
 
 std::string prompt_words(const LoadRequest& request) {
-  static constexpr std::array<std::string_view, 24> words{
-      "the", "time", "of", "people", "and", "water", "in",   "work", "to",  "day", "a",    "house",
-      "is",  "year", "on", "world",  "for", "life",  "with", "way",  "not", "old", "that", "new"};
+  static constexpr std::array<std::string_view, 24> words{"the", "time", "of",   "people", "and", "water", "in",   "work",
+                                                          "to",  "day",  "a",    "house",  "is",  "year",  "on",   "world",
+                                                          "for", "life", "with", "way",    "not", "old",   "that", "new"};
   std::string text;
   for (const int32_t id : prompt_ids(request, 0, static_cast<int32_t>(words.size()) - 1)) {
     if (!text.empty()) text += ' ';

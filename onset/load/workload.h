@@ -17,8 +17,7 @@ struct TraceEntry {
   std::optional<double> arrival_seconds = {};  // since the trace began; some traces have lengths only
   int32_t prompt_tokens = 0;
   int32_t output_tokens = 0;
-  std::vector<int64_t> blocks =
-      {};  // ids of the prompt's blocks of 512 tokens; equal ids are equal text (Mooncake)
+  std::vector<int64_t> blocks = {};  // ids of the prompt's blocks of 512 tokens; equal ids are equal text (Mooncake)
 };
 
 // Reads a trace by its columns: CSV with num_prefill_tokens and num_decode_tokens and perhaps arrived_at
@@ -51,8 +50,7 @@ struct LoadRequest {
 
 // Errors: invalid_argument for options that make no sense, a trace with too few entries of the wanted kind,
 // or one without arrival times that are asked for.
-Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& trace,
-                                               const WorkloadOptions& options);
+Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& trace, const WorkloadOptions& options);
 
 // The tokens of a prompt: random ids from `first_id` to `last_id`, equal for equal blocks.
 std::vector<int32_t> prompt_ids(const LoadRequest& request, int32_t first_id, int32_t last_id);

@@ -38,11 +38,11 @@ struct BatchOutput {
 };
 
 struct Batch {
-  std::vector<int32_t> tokens;         // one for each row; -1 where the row's input is a vector
-  std::vector<const float*> vectors;   // empty, or one for each row: its input vector [hidden] where the token is -1
+  std::vector<int32_t> tokens;        // one for each row; -1 where the row's input is a vector
+  std::vector<const float*> vectors;  // empty, or one for each row: its input vector [hidden] where the token is -1
   std::vector<int32_t> positions;
   std::vector<BatchSequence> sequences;
-  std::vector<BatchOutput> outputs;    // rows ascending; a row that a selector has dropped gives none
+  std::vector<BatchOutput> outputs;  // rows ascending; a row that a selector has dropped gives none
 
   int32_t rows() const { return static_cast<int32_t>(tokens.size()); }
 };

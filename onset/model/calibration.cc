@@ -130,22 +130,26 @@ class Calibration {
     const BatchSequence sequence{.row_begin = 0, .row_end = rows, .cache = &cache};
     DenseAttend dense;
     CpuExecutor executor(pool_);
-    executor.set_input_hook([this](int32_t weight, int32_t row, int32_t count, const float* data, int64_t stride) {
-      keep(weight, row, count, data, stride);
-    });
+    executor.set_input_hook(
+        [this](int32_t weight, int32_t row, int32_t count, const float* data, int64_t stride) { keep(weight, row, count, data, stride); });
     conditioning_.resize(built_.plans.size());
     for (int32_t layer = 0; layer < model_.config_.layers; ++layer) {
       ONSET_ASSIGN(const int32_t slot, cache.append(layer, positions));
       const LayerRows part{.sequence = &sequence, .attend = &dense, .row_begin = 0, .row_end = rows, .first_slot = slot};
       hold_weights(layer, rows);
-      ONSET_TRY(executor.run_layer(model_.layers_[layer], {.model = &model_, .layer = layer, .rows = rows, .positions = positions.data(),
-                                                           .sequences = {&part, 1}, .residual = residual.data()}));
+      ONSET_TRY(executor.run_layer(model_.layers_[layer], {.model = &model_,
+                                                           .layer = layer,
+                                                           .rows = rows,
+                                                           .positions = positions.data(),
+                                                           .sequences = {&part, 1},
+                                                           .residual = residual.data()}));
       release_weights(layer);
       cache.truncate(0);
       if (progress) progress(static_cast<double>(layer + 1) / model_.config_.layers);
     }
     AlignedVector<float> normed(residual.size());
-    rms_norm(model_.options_.isa, {residual.data(), hidden}, rows, hidden, built_.output_norm, model_.config_.norm_epsilon, {normed.data(), hidden});
+    rms_norm(model_.options_.isa, {residual.data(), hidden}, rows, hidden, built_.output_norm, model_.config_.norm_epsilon,
+             {normed.data(), hidden});
     conditioning_[built_.head] = conditioning_of(built_.plans[built_.head], normed, false, pool_);
     return std::move(conditioning_);
   }
@@ -159,8 +163,9 @@ class Calibration {
       if (needed == nullptr) continue;
       const WeightPlan& plan = built_.plans[needed->weight];
       AlignedVector<std::byte>& bytes = packed_.emplace_back(linear_bytes(Precision::reference, plan.in(), plan.out()));
-      pack_linear(Precision::reference, plan.in(), plan.out(),
-                  [&plan](int64_t row, std::span<float> values) { read_weight_row(plan, row, values); }, bytes.data(), pool_);
+      pack_linear(
+          Precision::reference, plan.in(), plan.out(),
+          [&plan](int64_t row, std::span<float> values) { read_weight_row(plan, row, values); }, bytes.data(), pool_);
       model_.weights_.set_data(needed->weight, bytes.data());
       inputs_[needed->weight].resize(static_cast<size_t>(rows) * plan.in());
     }
@@ -177,7 +182,8 @@ class Calibration {
     const std::span<const Operation> operations(built_.layers[layer].operations);
     for (size_t i = 0; i < operations.size(); ++i) {
       if (const LinearOperation* needed = linear(operations[i]); needed != nullptr) {
-        conditioning_[needed->weight] = conditioning_of(built_.plans[needed->weight], inputs_[needed->weight], norm_follows(operations, i), pool_);
+        conditioning_[needed->weight] =
+            conditioning_of(built_.plans[needed->weight], inputs_[needed->weight], norm_follows(operations, i), pool_);
         inputs_.erase(needed->weight);
       }
     }

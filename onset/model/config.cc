@@ -36,13 +36,13 @@ Status read_sizes(const ModelFile& file, ModelConfig& config) {
     ONSET_TRY(read_size(file, key_of(config, "attention.key_length"), 4096, config.head_size));
     ONSET_ASSIGN(const int64_t value_length, file.integer_or(key_of(config, "attention.value_length"), config.head_size));
     if (value_length != config.head_size) {
-      return error(Code::unsupported, "{}: keys of {} and values of {} numbers differ, which this program cannot run",
-                   file.path().string(), config.head_size, value_length);
+      return error(Code::unsupported, "{}: keys of {} and values of {} numbers differ, which this program cannot run", file.path().string(),
+                   config.head_size, value_length);
     }
   }
   if (config.query_heads % config.kv_heads != 0) {
-    return error(Code::invalid_argument, "{}: {} query heads cannot share {} key/value heads evenly",
-                 file.path().string(), config.query_heads, config.kv_heads);
+    return error(Code::invalid_argument, "{}: {} query heads cannot share {} key/value heads evenly", file.path().string(),
+                 config.query_heads, config.kv_heads);
   }
   ONSET_ASSIGN(const double epsilon, file.real(key_of(config, "attention.layer_norm_rms_epsilon")));
   if (!(epsilon >= 0 && epsilon < 1)) {
@@ -52,8 +52,8 @@ Status read_sizes(const ModelFile& file, ModelConfig& config) {
   config.norm_epsilon = static_cast<float>(epsilon);
   ONSET_ASSIGN(const StoredTensor* embedding, file.tensor("token_embd.weight"));
   if (embedding->shape.size() != 2 || embedding->columns() != config.hidden || embedding->rows() > (1 << 24)) {
-    return error(Code::invalid_argument, "{}: tensor token_embd.weight is {}, expected [vocabulary, {}]",
-                 file.path().string(), shape_text(embedding->shape), config.hidden);
+    return error(Code::invalid_argument, "{}: tensor token_embd.weight is {}, expected [vocabulary, {}]", file.path().string(),
+                 shape_text(embedding->shape), config.hidden);
   }
   config.vocabulary = static_cast<int32_t>(embedding->rows());
   return {};
@@ -61,7 +61,9 @@ Status read_sizes(const ModelFile& file, ModelConfig& config) {
 
 }  // namespace
 
-std::string key_of(const ModelConfig& config, const char* name) { return config.architecture + "." + name; }
+std::string key_of(const ModelConfig& config, const char* name) {
+  return config.architecture + "." + name;
+}
 
 std::vector<std::string> architecture_names() {
   std::vector<std::string> names;
@@ -117,7 +119,8 @@ Result<RopeConfig> read_rope(const ModelFile& file, const ModelConfig& config, b
     dequantize_row(DType::f32, factors->bytes.data(), rope.frequency_factors);
     for (const float value : rope.frequency_factors) {
       if (!(value > 0) || !std::isfinite(value)) {
-        return error(Code::invalid_argument, "{}: tensor rope_freqs.weight holds {}, expected positive numbers", file.path().string(), value);
+        return error(Code::invalid_argument, "{}: tensor rope_freqs.weight holds {}, expected positive numbers", file.path().string(),
+                     value);
       }
     }
   }
@@ -138,8 +141,8 @@ Result<ModelConfig> read_config(const ModelFile& file) {
     ONSET_TRY(known->describe(file, config));
     return config;
   }
-  return error(Code::unsupported, "{}: architecture \"{}\" is not known; known are llama, qwen2, qwen3 and gemma3",
-               file.path().string(), architecture);
+  return error(Code::unsupported, "{}: architecture \"{}\" is not known; known are llama, qwen2, qwen3 and gemma3", file.path().string(),
+               architecture);
 }
 
 int64_t parameter_count(const ModelConfig& config) {

@@ -24,10 +24,10 @@ enum class FeedForwardKind : uint8_t {
 struct RopeConfig {
   enum class Scaling : uint8_t { none, linear, factors, yarn };
   float base = 10000.0f;
-  int32_t dimensions = 0;         // of each head that are rotated, from the first on
-  bool interleaved = false;       // pairs (0,1), (2,3), ... instead of (0, d/2), (1, d/2 + 1), ...
+  int32_t dimensions = 0;    // of each head that are rotated, from the first on
+  bool interleaved = false;  // pairs (0,1), (2,3), ... instead of (0, d/2), (1, d/2 + 1), ...
   Scaling scaling = Scaling::none;
-  float factor = 1.0f;            // linear, yarn: positions are divided by it
+  float factor = 1.0f;                   // linear, yarn: positions are divided by it
   std::vector<float> frequency_factors;  // factors (Llama 3): each pair's frequency is divided by its own
   // yarn (arXiv:2309.00071, equations 18 to 23)
   float beta_fast = 32.0f, beta_slow = 1.0f, attention_factor = 1.0f;
@@ -48,9 +48,9 @@ struct ModelConfig {
   float softmax_scale = 1.0f;
   float embedding_scale = 1.0f;
   Activation activation = Activation::silu;
-  bool attention_biases = false;   // on q, k and v
-  bool query_key_norms = false;    // RMS norm of each query and key head before the rotary embedding
-  bool sandwich_norms = false;     // a norm after attention and feed-forward too, before the residual sum
+  bool attention_biases = false;  // on q, k and v
+  bool query_key_norms = false;   // RMS norm of each query and key head before the rotary embedding
+  bool sandwich_norms = false;    // a norm after attention and feed-forward too, before the residual sum
   std::vector<RopeConfig> ropes;
   std::vector<LayerConfig> layer;  // `layers` long
 };

@@ -27,17 +27,24 @@ constexpr int32_t own_input_rows = 4;
 // Outputs a worker computes at a time when there are many.
 constexpr int32_t output_block_rows = 12;
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 int64_t buffer_width(const Model& model, Buffer buffer) {
   const ModelConfig& config = model.config();
   const int64_t shards = config.query_heads / model.query_heads();
   switch (buffer) {
-    case Buffer::projected: return int64_t{config.head_size} * (model.query_heads() + 2 * model.kv_heads());
-    case Buffer::attended: return int64_t{config.head_size} * model.query_heads();
-    case Buffer::expanded: return 2 * config.feed_forward / shards;
-    case Buffer::activated: return config.feed_forward / shards;
-    default: return config.hidden;
+    case Buffer::projected:
+      return int64_t{config.head_size} * (model.query_heads() + 2 * model.kv_heads());
+    case Buffer::attended:
+      return int64_t{config.head_size} * model.query_heads();
+    case Buffer::expanded:
+      return 2 * config.feed_forward / shards;
+    case Buffer::activated:
+      return config.feed_forward / shards;
+    default:
+      return config.hidden;
   }
 }
 
@@ -62,17 +69,17 @@ bool ends_region(const Operation& operation) {
 struct CpuExecutor::Workspace {
   struct Rope {
     std::vector<float> frequencies;
-    AlignedVector<float> table;     // of the positions below
+    AlignedVector<float> table;  // of the positions below
     std::vector<int32_t> positions;
   };
-  std::array<AlignedVector<float>, buffer_count> shared;              // [rows, width]
-  std::vector<std::array<AlignedVector<float>, buffer_count>> own;    // for each worker, [block rows, width]
-  AlignedVector<std::byte> shared_input;                              // a linear layer's prepared input
+  std::array<AlignedVector<float>, buffer_count> shared;            // [rows, width]
+  std::vector<std::array<AlignedVector<float>, buffer_count>> own;  // for each worker, [block rows, width]
+  AlignedVector<std::byte> shared_input;                            // a linear layer's prepared input
   std::vector<AlignedVector<std::byte>> own_input;
   std::vector<AlignedVector<std::byte>> attention_scratch;
   std::vector<Rope> ropes;
-  const Model* model = nullptr;                                       // whose frequencies these are
-  std::vector<AlignedVector<float>> logits;                           // for each worker
+  const Model* model = nullptr;              // whose frequencies these are
+  std::vector<AlignedVector<float>> logits;  // for each worker
   AlignedVector<float> shared_logits;
 };
 
@@ -239,8 +246,8 @@ class LayerRun {
 
   // A strip of the gate's columns, the same strip of what it gates, and their product: what lies between is never written to
   // memory.
-  void multiply_activated(const LinearOperation& linear, const ActivateOperation& activate, int32_t begin, int32_t rows,
-                          int worker, const std::byte* input) {
+  void multiply_activated(const LinearOperation& linear, const ActivateOperation& activate, int32_t begin, int32_t rows, int worker,
+                          const std::byte* input) {
     const int64_t width = buffer_width(model_, Buffer::activated);
     float* strip = workspace_.own[worker][static_cast<int>(Buffer::expanded)].data();
     const Rows to = rows_of(Buffer::activated, begin, worker, true);
@@ -248,8 +255,9 @@ class LayerRun {
       const int64_t count = std::min(strip_columns, width - column);
       for (const int64_t part : {0, 1}) {
         const int64_t first = part * width + column;
-        multiply_linear(isa_, model_.weights()[linear.weight], input, rows, first, first + count,
-                        {.data = strip + part * count, .stride = 2 * count, .bias = linear.bias, .accumulate = false, .first_column = first});
+        multiply_linear(
+            isa_, model_.weights()[linear.weight], input, rows, first, first + count,
+            {.data = strip + part * count, .stride = 2 * count, .bias = linear.bias, .accumulate = false, .first_column = first});
       }
       gated_activation(isa_, activate.activation, {strip, 2 * count}, rows, count, {to.data + column, to.stride});
     }
@@ -266,7 +274,8 @@ class LayerRun {
       const auto* linear = linear_at < operations.size() ? std::get_if<LinearOperation>(&operations[linear_at].kind) : nullptr;
       if (linear == nullptr) {
         size_t end = i + 1;
-        while (end < operations.size() && !feeds_next(operations, end) && !std::holds_alternative<LinearOperation>(operations[end].kind)) ++end;
+        while (end < operations.size() && !feeds_next(operations, end) && !std::holds_alternative<LinearOperation>(operations[end].kind))
+          ++end;
         split_rows([&](int32_t begin, int32_t rows, int worker) {
           for (size_t j = i; j < end; ++j) apply(operations[j], begin, rows, worker, false);
         });
@@ -292,10 +301,12 @@ class LayerRun {
           prepare(*linear, 0, call_.rows, worker, true, input);
         }
         const auto multiply_steps = [&](int64_t begin, int64_t end) {
-          multiply(*linear, 0, call_.rows, worker, false, input, begin * linear_column_step, std::min(weight.out, end * linear_column_step));
+          multiply(*linear, 0, call_.rows, worker, false, input, begin * linear_column_step,
+                   std::min(weight.out, end * linear_column_step));
         };
         if (shares.own > 0) multiply_steps(worker * shares.own, (worker + 1) * shares.own);
-        for (int64_t step; (step = shares.common + taken.fetch_add(1, std::memory_order_relaxed)) < shares.steps;) multiply_steps(step, step + 1);
+        for (int64_t step; (step = shares.common + taken.fetch_add(1, std::memory_order_relaxed)) < shares.steps;)
+          multiply_steps(step, step + 1);
       });
       i = linear_at + 1;
     }
@@ -344,38 +355,38 @@ class LayerRun {
   void apply(const Operation& operation, int32_t begin, int32_t rows, int worker, bool own) {
     const ModelConfig& config = model_.config();
     const auto of = [&](Buffer buffer) { return rows_of(buffer, begin, worker, own); };
-    std::visit(
-        Overloaded{
-            [&](const NormOperation& norm) {
-              rms_norm(isa_, of(norm.input), rows, buffer_width(model_, norm.input), norm.gain, config.norm_epsilon, of(norm.output));
-            },
-            [&](const HeadNormOperation& norm) {
-              Rows heads = of(Buffer::projected);
-              rms_norm_heads(isa_, heads, rows, model_.query_heads(), config.head_size, norm.query_gain, config.norm_epsilon);
-              heads.data += int64_t{model_.query_heads()} * config.head_size;
-              rms_norm_heads(isa_, heads, rows, model_.kv_heads(), config.head_size, norm.key_gain, config.norm_epsilon);
-            },
-            [&](const RotaryOperation& rotary) {
-              const RopeConfig& rope = config.ropes[rotary.rope];
-              apply_rotary(isa_, rope.interleaved ? RotaryPairs::neighbours : RotaryPairs::halves, of(Buffer::projected), rows,
-                           model_.query_heads() + model_.kv_heads(), config.head_size, rope.dimensions,
-                           workspace_.ropes[rotary.rope].table.data() + int64_t{begin} * rope.dimensions, nullptr);
-            },
-            [&](const StoreOperation&) { store(begin, rows); },
-            [&](const ActivateOperation& activate) {
-              gated_activation(isa_, activate.activation, of(Buffer::expanded), rows, buffer_width(model_, Buffer::activated),
-                               of(Buffer::activated));
-            },
-            [&](const AddOperation& sum) { add(isa_, of(sum.output), of(sum.input), rows, buffer_width(model_, sum.input)); },
-            [&](const LinearOperation& linear) {
-              const LinearWeight& weight = model_.weights()[linear.weight];
-              std::byte* input = at_least(workspace_.own_input[worker], linear_input_bytes(weight, rows));
-              prepare(linear, begin, rows, worker, own, input);
-              multiply(linear, begin, rows, worker, own, input, 0, weight.out);
-            },
-            [](const AttendOperation&) {},
-        },
-        operation.kind);
+    std::visit(Overloaded{
+                   [&](const NormOperation& norm) {
+                     rms_norm(isa_, of(norm.input), rows, buffer_width(model_, norm.input), norm.gain, config.norm_epsilon,
+                              of(norm.output));
+                   },
+                   [&](const HeadNormOperation& norm) {
+                     Rows heads = of(Buffer::projected);
+                     rms_norm_heads(isa_, heads, rows, model_.query_heads(), config.head_size, norm.query_gain, config.norm_epsilon);
+                     heads.data += int64_t{model_.query_heads()} * config.head_size;
+                     rms_norm_heads(isa_, heads, rows, model_.kv_heads(), config.head_size, norm.key_gain, config.norm_epsilon);
+                   },
+                   [&](const RotaryOperation& rotary) {
+                     const RopeConfig& rope = config.ropes[rotary.rope];
+                     apply_rotary(isa_, rope.interleaved ? RotaryPairs::neighbours : RotaryPairs::halves, of(Buffer::projected), rows,
+                                  model_.query_heads() + model_.kv_heads(), config.head_size, rope.dimensions,
+                                  workspace_.ropes[rotary.rope].table.data() + int64_t{begin} * rope.dimensions, nullptr);
+                   },
+                   [&](const StoreOperation&) { store(begin, rows); },
+                   [&](const ActivateOperation& activate) {
+                     gated_activation(isa_, activate.activation, of(Buffer::expanded), rows, buffer_width(model_, Buffer::activated),
+                                      of(Buffer::activated));
+                   },
+                   [&](const AddOperation& sum) { add(isa_, of(sum.output), of(sum.input), rows, buffer_width(model_, sum.input)); },
+                   [&](const LinearOperation& linear) {
+                     const LinearWeight& weight = model_.weights()[linear.weight];
+                     std::byte* input = at_least(workspace_.own_input[worker], linear_input_bytes(weight, rows));
+                     prepare(linear, begin, rows, worker, own, input);
+                     multiply(linear, begin, rows, worker, own, input, 0, weight.out);
+                   },
+                   [](const AttendOperation&) {},
+               },
+               operation.kind);
   }
 
   void store(int32_t begin, int32_t rows) {
@@ -402,7 +413,7 @@ class LayerRun {
   const LayerCall& call_;
   const Model& model_;
   const Isa isa_;
-  bool full_;         // every buffer holds all rows, not just a worker's block
+  bool full_;  // every buffer holds all rows, not just a worker's block
   bool by_columns_;
   int64_t tile_rows_ = 1;
   int32_t block_rows_ = 1;
@@ -463,8 +474,7 @@ class OutputRun {
       : pool_(pool), workspace_(workspace), model_(model), outputs_(outputs), sink_(sink), width_(model.config().hidden) {
     // Outputs of one head lie together; hidden rows first.
     for (int32_t i = 0; i < static_cast<int32_t>(outputs.size()); ++i) order_.push_back(i);
-    std::sort(order_.begin(), order_.end(),
-              [this](int32_t a, int32_t b) { return std::pair(head_of(a), a) < std::pair(head_of(b), b); });
+    std::sort(order_.begin(), order_.end(), [this](int32_t a, int32_t b) { return std::pair(head_of(a), a) < std::pair(head_of(b), b); });
   }
 
   void run(std::span<const float* const> hidden) {

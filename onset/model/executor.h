@@ -29,7 +29,7 @@ struct LayerCall {
   int32_t rows = 0;
   const int32_t* positions = nullptr;  // [rows]
   std::span<const LayerRows> sequences;
-  float* residual = nullptr;           // [rows, hidden]: read and added to
+  float* residual = nullptr;  // [rows, hidden]: read and added to
 };
 
 class Executor {
@@ -37,8 +37,8 @@ class Executor {
   virtual ~Executor() = default;
   virtual Status run_layer(const Layer& layer, const LayerCall& call) = 0;
   // The output norm and head on chosen rows: hidden[i] is the hidden state of output i.
-  virtual void run_outputs(const Model& model, std::span<const BatchOutput> outputs,
-                           std::span<const float* const> hidden, OutputSink& sink) = 0;
+  virtual void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
+                           OutputSink& sink) = 0;
 };
 
 // Called with the partial sums of a sharded linear layer ([rows, width], packed); makes them the sums over all shards.

@@ -25,8 +25,8 @@ Status describe(const ModelFile& file, ModelConfig& config) {
   ONSET_ASSIGN(const int64_t window, file.integer(key_of(config, "attention.sliding_window")));
   ONSET_ASSIGN(const int64_t pattern, file.integer_or(key_of(config, "attention.sliding_window_pattern"), 6));
   if (window < 1 || window > (1 << 27) || pattern < 1 || pattern > 1024 || !(local_base > 0)) {
-    return error(Code::invalid_argument, "{}: window {}, pattern {} and local rope base {} must be positive", file.path().string(),
-                 window, pattern, local_base);
+    return error(Code::invalid_argument, "{}: window {}, pattern {} and local rope base {} must be positive", file.path().string(), window,
+                 pattern, local_base);
   }
   for (int32_t i = 0; i < config.layers; ++i) {
     if ((i + 1) % pattern == 0) continue;

@@ -11,8 +11,7 @@ namespace {
 
 class Builder {
  public:
-  Builder(const ModelFile& file, const ModelConfig& config, const Shard& shard)
-      : file_(file), config_(config), shard_(shard) {}
+  Builder(const ModelFile& file, const ModelConfig& config, const Shard& shard) : file_(file), config_(config), shard_(shard) {}
 
   Result<BuiltLayers> build() {
     if (config_.kv_heads % shard_.count != 0 || config_.feed_forward % shard_.count != 0) {
@@ -48,7 +47,8 @@ class Builder {
     const std::vector<int64_t> shape = {size};
     ONSET_ASSIGN(const StoredTensor* tensor, file_.tensor(name, shape));
     if (!is_weight_type(tensor->dtype)) {
-      return error(Code::unsupported, "{}: tensor {} has type {}, expected a float type", file_.path().string(), name, dtype_name(tensor->dtype));
+      return error(Code::unsupported, "{}: tensor {} has type {}, expected a float type", file_.path().string(), name,
+                   dtype_name(tensor->dtype));
     }
     ONSET_TRY(check_finite(*tensor).within(file_.path().string()));
     used_.insert(name);

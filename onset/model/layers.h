@@ -19,10 +19,10 @@ using Vectors = std::vector<std::unique_ptr<AlignedVector<float>>>;
 
 struct BuiltLayers {
   std::vector<Layer> layers;
-  std::vector<WeightPlan> plans;   // LinearOperation::weight is an index into these
-  int32_t head = 0;                // the plan of the output head
+  std::vector<WeightPlan> plans;  // LinearOperation::weight is an index into these
+  int32_t head = 0;               // the plan of the output head
   const float* output_norm = nullptr;
-  Vectors vectors;                 // owns the gains and biases that operations point to
+  Vectors vectors;  // owns the gains and biases that operations point to
 };
 
 // Errors: not_found and invalid_argument (shape, type, values that are not finite) for tensors, unsupported for a tensor that nothing

@@ -30,17 +30,18 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
   model.options_ = options;
   ONSET_ASSIGN(model.config_, read_config(*model.file_));
   ONSET_ASSIGN(BuiltLayers built, build_layers(*model.file_, model.config_, options.shard));
-  const std::string identity =
-      packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
-      fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration));
+  const std::string identity = packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
+                               fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration));
   const bool cached = !options.packed_cache.empty() && options.precision == Precision::fast;
   const std::filesystem::path cache_file =
-      cached ? options.packed_cache / fmt::format("{}-{:016x}.packed", model.file_->path().stem().string(),
-                                                  std::hash<std::string>{}(identity))
-             : std::filesystem::path();
+      cached
+          ? options.packed_cache / fmt::format("{}-{:016x}.packed", model.file_->path().stem().string(), std::hash<std::string>{}(identity))
+          : std::filesystem::path();
   // Finding out what inputs look like takes about half of the time, packing the other half.
   const auto part_of_progress = [&](double begin) {
-    return [&, begin](double share) { if (options.progress) options.progress(begin + share / 2); };
+    return [&, begin](double share) {
+      if (options.progress) options.progress(begin + share / 2);
+    };
   };
   PackedWeights::ConditioningSource conditioning;
   if (options.precision == Precision::fast) {
@@ -51,9 +52,12 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
         ONSET_ASSIGN(whole, build_layers(*model.file_, model.config_, {}));
       }
       const std::vector<int32_t> tokens =
-          options.calibration.empty() ? calibration_tokens(*model.file_, model.config_.vocabulary, std::min(calibration_length, model.config_.context)) : options.calibration;
+          options.calibration.empty()
+              ? calibration_tokens(*model.file_, model.config_.vocabulary, std::min(calibration_length, model.config_.context))
+              : options.calibration;
       const BuiltLayers& layers = options.shard.count > 1 ? whole : built;
-      ONSET_ASSIGN(std::vector<Conditioning> all, calibrate(*model.file_, model.config_, layers, tokens, options.isa, pool, part_of_progress(0.0)));
+      ONSET_ASSIGN(std::vector<Conditioning> all,
+                   calibrate(*model.file_, model.config_, layers, tokens, options.isa, pool, part_of_progress(0.0)));
       for (size_t i = 0; i < all.size(); ++i) {
         for (std::vector<float>* values : {&all[i].shift, &all[i].inverse}) {
           *values = {values->begin() + built.plans[i].column_begin, values->begin() + built.plans[i].column_end};
@@ -105,7 +109,10 @@ namespace {
 class RunningRows {
  public:
   RunningRows(const Model& model, const Batch& batch)
-      : model_(model), batch_(batch), hidden_size_(model.config().hidden), running_(batch.sequences.size()),
+      : model_(model),
+        batch_(batch),
+        hidden_size_(model.config().hidden),
+        running_(batch.sequences.size()),
         dense_(batch.sequences.size()) {}
 
   // Brings the row set to what runs at `layer`: rows begin, end, leave and rejoin. layer == number of layers ends everything.
@@ -139,8 +146,12 @@ class RunningRows {
   }
 
   LayerCall call(int32_t layer) {
-    return {.model = &model_, .layer = layer, .rows = static_cast<int32_t>(rows_.size()), .positions = positions_.data(),
-            .sequences = parts_, .residual = residual_.data()};
+    return {.model = &model_,
+            .layer = layer,
+            .rows = static_cast<int32_t>(rows_.size()),
+            .positions = positions_.data(),
+            .sequences = parts_,
+            .residual = residual_.data()};
   }
 
   bool empty() const { return rows_.empty(); }
@@ -249,7 +260,7 @@ class RunningRows {
   const int64_t hidden_size_;
   std::vector<std::vector<int32_t>> running_;  // for each sequence, batch rows ascending
   std::vector<DenseAttend> dense_;
-  std::vector<int32_t> rows_, positions_;      // all running rows, and their positions
+  std::vector<int32_t> rows_, positions_;  // all running rows, and their positions
   AlignedVector<float> residual_;
   std::vector<LayerRows> parts_;
   std::vector<std::pair<int32_t, std::vector<float>>> rejoining_;

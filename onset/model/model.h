@@ -80,7 +80,7 @@ class Model {
   std::vector<Layer> layers_;
   PackedWeights weights_;
   std::vector<int32_t> heads_;
-  std::vector<std::unique_ptr<AlignedVector<float>>> vectors_;  // gains and biases
+  std::vector<std::unique_ptr<AlignedVector<float>>> vectors_;    // gains and biases
   std::vector<std::unique_ptr<AlignedVector<std::byte>>> extra_;  // added heads
   const float* output_norm_ = nullptr;
   const StoredTensor* embedding_ = nullptr;

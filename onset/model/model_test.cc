@@ -17,7 +17,9 @@ using testing::Golden;
 using testing::open_shared;
 using testing::Runner;
 
-Isa best_isa() { return *choose_isa(); }
+Isa best_isa() {
+  return *choose_isa();
+}
 
 class Architectures : public ::testing::TestWithParam<const char*> {
  protected:
@@ -66,7 +68,8 @@ TEST_P(Architectures, ChunksAndThreadsChangeNoBit) {
     const auto expected = whole.prefill(golden.tokens, 300);
     for (const auto& [chunk, threads] : {std::pair(1, 1), std::pair(7, 2), std::pair(64, 1), std::pair(133, 3)}) {
       Runner runner(open_shared(folder()), precision, type, threads, best_isa());
-      EXPECT_EQ(expected, runner.prefill(golden.tokens, chunk)) << "chunk " << chunk << ", threads " << threads << ", " << kv_type_name(type);
+      EXPECT_EQ(expected, runner.prefill(golden.tokens, chunk))
+          << "chunk " << chunk << ", threads " << threads << ", " << kv_type_name(type);
     }
   }
 }
@@ -111,14 +114,19 @@ TEST(Model, PackedWeightsComeBackFromTheCache) {
   std::vector<std::vector<float>> first;
   for (const bool cached : {false, true}) {
     const auto file = open_shared(testing::fixture_models() / "llama");
-    auto model = testing::value_or_throw(Model::load(file, {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = folder, .progress = {}}, workers));
+    auto model = testing::value_or_throw(
+        Model::load(file, {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = folder, .progress = {}}, workers));
     EXPECT_EQ(model.packed_from_cache(), cached);
     EXPECT_EQ(model.cache_warning(), "");
     const CacheLayout layout = model.cache_layout(KvType::int8);
     PagePool pool = testing::value_or_throw(PagePool::create(layout_page_bytes(layout), 100));
     SequenceCache cache(layout, pool);
     CpuExecutor executor(workers);
-    Batch batch{.tokens = {1, 2, 3}, .vectors = {}, .positions = {0, 1, 2}, .sequences = {{.row_begin = 0, .row_end = 3, .cache = &cache}}, .outputs = {{.row = 2}}};
+    Batch batch{.tokens = {1, 2, 3},
+                .vectors = {},
+                .positions = {0, 1, 2},
+                .sequences = {{.row_begin = 0, .row_end = 3, .cache = &cache}},
+                .outputs = {{.row = 2}}};
     testing::Collect sink(1);
     ASSERT_TRUE(model.forward(batch, executor, sink).ok());
     if (cached) EXPECT_EQ(first, sink.values);
@@ -126,13 +134,16 @@ TEST(Model, PackedWeightsComeBackFromTheCache) {
   }
   // A damaged or foreign file is packed again, not believed.
   for (const auto& entry : std::filesystem::directory_iterator(folder)) std::filesystem::resize_file(entry.path(), 5000);
-  auto again = Model::load(open_shared(testing::fixture_models() / "llama"), {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = folder, .progress = {}}, workers);
+  auto again = Model::load(open_shared(testing::fixture_models() / "llama"),
+                           {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = folder, .progress = {}}, workers);
   ASSERT_TRUE(again.ok());
   EXPECT_FALSE(again->packed_from_cache());
   // A cache that cannot be written is said, and the model runs all the same.
   std::filesystem::remove_all(folder);
   std::ofstream(folder) << "a file where a folder should be";
-  auto unwritable = Model::load(open_shared(testing::fixture_models() / "llama"), {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = folder, .progress = {}}, workers);
+  auto unwritable =
+      Model::load(open_shared(testing::fixture_models() / "llama"),
+                  {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = folder, .progress = {}}, workers);
   ASSERT_TRUE(unwritable.ok());
   EXPECT_NE(unwritable->cache_warning(), "");
   std::filesystem::remove_all(folder);
@@ -161,7 +172,9 @@ Status load_changed(const std::function<void(GgufMetadata&, std::vector<GgufTens
   Status status = opened.status();
   if (opened.ok()) {
     const auto shared = std::make_shared<const ModelFile>(*std::move(opened));
-    status = Model::load(shared, {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = {}, .progress = {}}, workers).status();
+    status =
+        Model::load(shared, {.precision = Precision::fast, .isa = best_isa(), .shard = {}, .packed_cache = {}, .progress = {}}, workers)
+            .status();
   }
   std::filesystem::remove(path);
   return status;
@@ -176,11 +189,13 @@ TEST(Model, DamagedModelsAreRefusedByName) {
     EXPECT_NE(status.message().find(text), std::string::npos) << status.message();
   };
   says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_text("general.architecture", "mamba"); }), "\"mamba\"");
-  says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_u32("llama.attention.head_count", 0); }), "llama.attention.head_count");
+  says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_u32("llama.attention.head_count", 0); }),
+       "llama.attention.head_count");
   says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_u32("llama.attention.head_count_kv", 3); }), "cannot share");
   says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_u32("llama.block_count", 4); }), "blk.3.");
   says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_u32("llama.block_count", 2); }), "blk.2.");
-  says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_text("llama.rope.scaling.type", "strange"); }), "\"strange\"");
+  says(load_changed([](GgufMetadata& metadata, Infos&, Bytes&) { metadata.set_text("llama.rope.scaling.type", "strange"); }),
+       "\"strange\"");
   says(load_changed([](GgufMetadata&, Infos& infos, Bytes&) { infos[3].name += ".new"; }), ".weight");
   says(load_changed([](GgufMetadata&, Infos& infos, Bytes& bytes) {
          for (size_t i = 0; i < infos.size(); ++i) {

@@ -34,10 +34,10 @@ struct NormOperation {
 // output = weight * input + bias, or added to what the output holds.
 struct LinearOperation {
   Buffer input, output;
-  int32_t weight = 0;           // index into Model::weights
+  int32_t weight = 0;  // index into Model::weights
   const float* bias = nullptr;
   bool accumulate = false;
-  bool reduce = false;          // the weight is one shard's: the executor's reduce hook completes the sum
+  bool reduce = false;  // the weight is one shard's: the executor's reduce hook completes the sum
 };
 
 // RMS norm of each query and key head inside `projected`.
@@ -67,8 +67,8 @@ struct AddOperation {
   Buffer input, output;
 };
 
-using OperationKind = std::variant<NormOperation, LinearOperation, HeadNormOperation, RotaryOperation, StoreOperation,
-                                   AttendOperation, ActivateOperation, AddOperation>;
+using OperationKind = std::variant<NormOperation, LinearOperation, HeadNormOperation, RotaryOperation, StoreOperation, AttendOperation,
+                                   ActivateOperation, AddOperation>;
 
 struct Operation {
   std::string name;  // "attention.query_key_value", as profiles and benchmarks show it

@@ -118,7 +118,7 @@ bool read_at(int descriptor, void* to, size_t count, size_t offset) {
 
 // Whether the file begins with the header of exactly these matrices and has their size.
 bool holds(int descriptor, const std::string& identity, size_t total) {
-  struct stat info {};
+  struct stat info{};
   if (fstat(descriptor, &info) != 0 || !S_ISREG(info.st_mode) || static_cast<size_t>(info.st_size) != header_bytes + total) return false;
   std::vector<char> block(header_bytes);
   if (!read_at(descriptor, block.data(), block.size(), 0)) return false;
@@ -172,13 +172,13 @@ void read_weight_row(const WeightPlan& plan, int64_t row, std::span<float> value
 std::string packed_identity(const ModelFile& file, Precision precision, int32_t shard_index, int32_t shard_count) {
   std::error_code ignored;
   const std::filesystem::path absolute = std::filesystem::absolute(file.path(), ignored);
-  struct stat info {};
+  struct stat info{};
   stat(absolute.c_str(), &info);
   size_t bytes = 0;
   for (const StoredTensor& tensor : file.tensors()) bytes += tensor.bytes.size();
-  return fmt::format("{}\nbytes {} of {}\nchanged {}.{:09}\nprecision {}\nlayout {}\nshard {}/{}\n", absolute.string(), bytes,
-                     info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec, precision_name(precision),
-                     linear_layout_version(), shard_index, shard_count);
+  return fmt::format("{}\nbytes {} of {}\nchanged {}.{:09}\nprecision {}\nlayout {}\nshard {}/{}\n", absolute.string(), bytes, info.st_size,
+                     info.st_mtim.tv_sec, info.st_mtim.tv_nsec, precision_name(precision), linear_layout_version(), shard_index,
+                     shard_count);
 }
 
 Result<PackedWeights> PackedWeights::make(const std::vector<WeightPlan>& plans, Precision precision,

@@ -53,9 +53,8 @@ class PackedWeights {
   // warning(). `conditioning` is asked for each matrix's input conditioning when packing is needed; null: none.
   // Errors: invalid_argument for values that are not finite, naming the tensor; resource_exhausted for memory; conditioning's.
   using ConditioningSource = std::function<Result<std::vector<Conditioning>>()>;
-  static Result<PackedWeights> make(const std::vector<WeightPlan>& plans, Precision precision,
-                                    const std::filesystem::path& cache_file, const std::string& identity,
-                                    const ConditioningSource& conditioning, ThreadPool& pool,
+  static Result<PackedWeights> make(const std::vector<WeightPlan>& plans, Precision precision, const std::filesystem::path& cache_file,
+                                    const std::string& identity, const ConditioningSource& conditioning, ThreadPool& pool,
                                     const std::function<void(double)>& progress);
 
   const std::vector<LinearWeight>& linear() const { return linear_; }

@@ -19,9 +19,13 @@ using testing::Runner;
 
 constexpr int32_t prompt_tokens = 40;
 
-std::shared_ptr<const ModelFile> fixture(const char* name) { return open_shared(testing::fixture_models() / name); }
+std::shared_ptr<const ModelFile> fixture(const char* name) {
+  return open_shared(testing::fixture_models() / name);
+}
 
-std::vector<int32_t> some_tokens() { return testing::read_golden(testing::fixture_models() / "llama" / "golden.bin").tokens; }
+std::vector<int32_t> some_tokens() {
+  return testing::read_golden(testing::fixture_models() / "llama" / "golden.bin").tokens;
+}
 
 // Rows 0..prompt_tokens-1 of one sequence, all of them wanted.
 Batch whole_prompt(SequenceCache& cache) {
@@ -108,7 +112,13 @@ TEST_F(Seams, RowsLeaveAndRejoin) {
     second.tokens.push_back(first.tokens[row]), second.positions.push_back(row);
     kept_in.insert(kept_in.end(), state.begin() + row * hidden, state.begin() + (row + 1) * hidden);
   }
-  second.sequences[0] = {.row_begin = 0, .row_end = prompt_tokens - 3, .cache = by_hand.get(), .layer_begin = 1, .layer_end = 2, .hidden_in = kept_in.data(), .hidden_out = kept_out.data()};
+  second.sequences[0] = {.row_begin = 0,
+                         .row_end = prompt_tokens - 3,
+                         .cache = by_hand.get(),
+                         .layer_begin = 1,
+                         .layer_end = 2,
+                         .hidden_in = kept_in.data(),
+                         .hidden_out = kept_out.data()};
   runner.run(second);
   for (size_t i = 0; i < kept.size(); ++i) std::copy_n(kept_out.begin() + i * hidden, hidden, state.begin() + kept[i] * hidden);
   Batch third = whole_prompt(*by_hand);
@@ -140,7 +150,10 @@ TEST_F(Seams, DroppedRowsGiveNoOutput) {
 TEST_F(Seams, LayersWaitUntilTheirKeysAreLoaded) {
   const auto cache = runner.cache();
   std::vector<int> waited;
-  cache->set_pending_load(1, [&] { waited.push_back(1); return Status(); });
+  cache->set_pending_load(1, [&] {
+    waited.push_back(1);
+    return Status();
+  });
   runner.run(whole_prompt(*cache));
   EXPECT_EQ(waited, std::vector<int>{1});
   const auto failing = runner.cache();
@@ -162,10 +175,13 @@ TEST_F(Seams, VectorsInHiddenRowsAndAnotherHeadOut) {
   }
   for (const auto& input : inputs) batch.vectors.push_back(input.data());
   // A head of two outputs: the sum of the hidden state and its first number.
-  const auto head = runner.model.add_head(2, [](int64_t n, std::span<float> row) {
-    std::fill(row.begin(), row.end(), n == 0 ? 1.0f : 0.0f);
-    row[0] = 1.0f;
-  }, runner.workers);
+  const auto head = runner.model.add_head(
+      2,
+      [](int64_t n, std::span<float> row) {
+        std::fill(row.begin(), row.end(), n == 0 ? 1.0f : 0.0f);
+        row[0] = 1.0f;
+      },
+      runner.workers);
   ASSERT_TRUE(head.ok());
   batch.outputs.push_back({.row = 7, .kind = OutputKind::hidden});
   batch.outputs.push_back({.row = 7, .kind = OutputKind::logits, .head = *head});
@@ -193,13 +209,15 @@ TEST_F(Seams, APolicyChoosesWhomEachHeadSees) {
   class OneNarrowHead : public AttendPolicy {
    public:
     const AttentionPlan& plan(const AttendContext& context) override {
-      plan_ = dense_plan(static_cast<int32_t>(context.positions.size()), context.cache->length(context.layer), context.query_heads, context.scale);
+      plan_ = dense_plan(static_cast<int32_t>(context.positions.size()), context.cache->length(context.layer), context.query_heads,
+                         context.scale);
       plan_.patterns.push_back(plan_.patterns[0]);
       plan_.patterns[1].window = 8;
       plan_.patterns[1].sink = 2;
       plan_.pattern_of_head[0] = 1;
       return plan_;
     }
+
    private:
     AttentionPlan plan_;
   } narrow;
@@ -219,6 +237,7 @@ TEST_F(Seams, APlanThatMakesNoSenseIsRefused) {
       plan_ = dense_plan(static_cast<int32_t>(context.positions.size()), 100000, context.query_heads, context.scale);
       return plan_;
     }
+
    private:
     AttentionPlan plan_;
   } wrong;
@@ -239,18 +258,21 @@ TEST_F(Seams, AnExecutorIsFreeToRunOperationsItsOwnWay) {
       for (const Operation& operation : layer.operations) names.push_back(operation.name);
       return inner_->run_layer(layer, call);
     }
-    void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> states, OutputSink& sink) override {
+    void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> states,
+                     OutputSink& sink) override {
       inner_->run_outputs(model, outputs, states, sink);
     }
     std::vector<std::string> names;
+
    private:
     CpuExecutor* inner_;
   } counting(runner.executor);
   const auto cache = runner.cache();
   Collect sink(prompt_tokens);
   ASSERT_TRUE(runner.model.forward(whole_prompt(*cache), counting, sink).ok());
-  const std::vector<std::string> once = {"attention.norm",   "attention.query_key_value", "attention.rotary",     "attention.store", "attention.attend",
-                                         "attention.output", "feed_forward.norm",         "feed_forward.gate_up", "feed_forward.activate", "feed_forward.down"};
+  const std::vector<std::string> once = {"attention.norm",        "attention.query_key_value", "attention.rotary",  "attention.store",
+                                         "attention.attend",      "attention.output",          "feed_forward.norm", "feed_forward.gate_up",
+                                         "feed_forward.activate", "feed_forward.down"};
   ASSERT_EQ(counting.names.size(), once.size() * layers);
   EXPECT_TRUE(std::equal(once.begin(), once.end(), counting.names.begin()));
 }
@@ -297,7 +319,9 @@ TEST(SeamsOfLayers, ShardsReduceToTheWholeModel) {
     std::vector<std::vector<float>> results[2];
     const auto run_shard = [&](int index) {
       ThreadPool workers(1);
-      Model model = testing::value_or_throw(Model::load(fixture(name), {.precision = Precision::reference, .isa = *choose_isa(), .shard = {index, 2}, .packed_cache = {}, .progress = {}}, workers));
+      Model model = testing::value_or_throw(Model::load(
+          fixture(name), {.precision = Precision::reference, .isa = *choose_isa(), .shard = {index, 2}, .packed_cache = {}, .progress = {}},
+          workers));
       const CacheLayout layout = model.cache_layout(KvType::f32);
       PagePool pool = testing::value_or_throw(PagePool::create(layout_page_bytes(layout), 100));
       SequenceCache cache(layout, pool);
@@ -330,7 +354,9 @@ TEST(SeamsOfLayers, ShardsReduceToTheWholeModel) {
 
 TEST(SeamsOfLayers, AShardWithoutAReduceHookIsAnError) {
   ThreadPool workers(1);
-  Model model = testing::value_or_throw(Model::load(fixture("llama"), {.precision = Precision::reference, .isa = *choose_isa(), .shard = {0, 2}, .packed_cache = {}, .progress = {}}, workers));
+  Model model = testing::value_or_throw(
+      Model::load(fixture("llama"),
+                  {.precision = Precision::reference, .isa = *choose_isa(), .shard = {0, 2}, .packed_cache = {}, .progress = {}}, workers));
   const CacheLayout layout = model.cache_layout(KvType::f32);
   PagePool pool = testing::value_or_throw(PagePool::create(layout_page_bytes(layout), 100));
   SequenceCache cache(layout, pool);

@@ -16,7 +16,9 @@
 
 namespace onset::testing {
 
-inline std::filesystem::path fixture_models() { return std::filesystem::path(ONSET_SOURCE_DIR) / "tests/fixtures/models"; }
+inline std::filesystem::path fixture_models() {
+  return std::filesystem::path(ONSET_SOURCE_DIR) / "tests/fixtures/models";
+}
 
 // The logits of Hugging Face transformers for a fixture model (tests/fixtures/models/make_models.py).
 struct Golden {
@@ -62,10 +64,11 @@ inline std::shared_ptr<const ModelFile> open_shared(const std::filesystem::path&
 // A model with its pool of workers, pages and executor: what an engine puts together, without its scheduling.
 class Runner {
  public:
-  Runner(std::shared_ptr<const ModelFile> file, Precision precision, KvType type, int threads, Isa isa,
-         int64_t pages = 4000, int32_t head_groups = 1)
+  Runner(std::shared_ptr<const ModelFile> file, Precision precision, KvType type, int threads, Isa isa, int64_t pages = 4000,
+         int32_t head_groups = 1)
       : workers(threads),
-        model(value_or_throw(Model::load(std::move(file), {.precision = precision, .isa = isa, .shard = {}, .packed_cache = {}, .progress = {}}, workers))),
+        model(value_or_throw(
+            Model::load(std::move(file), {.precision = precision, .isa = isa, .shard = {}, .packed_cache = {}, .progress = {}}, workers))),
         layout(model.cache_layout(type, head_groups)),
         pool(value_or_throw(PagePool::create(layout_page_bytes(layout), pages))),
         executor(workers) {}

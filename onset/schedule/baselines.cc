@@ -88,7 +88,9 @@ Step RequestLevel::next(const ScheduleContext& context) {
 
 // --- chunked-only -------------------------------------------------------------------------------------------------
 
-int32_t ChunkedOnly::most_rows(int32_t longest) const { return std::min(longest, options_.token_budget); }
+int32_t ChunkedOnly::most_rows(int32_t longest) const {
+  return std::min(longest, options_.token_budget);
+}
 
 Step ChunkedOnly::prompts(const ScheduleContext& context) const {
   StepBuilder builder(context, options_, options_.token_budget);

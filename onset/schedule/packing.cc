@@ -16,7 +16,8 @@ Status check_lengths(std::span<const int32_t> lengths, int32_t capacity) {
   if (lengths.empty()) return error(Code::invalid_argument, "there are no prompts: expected one or more");
   for (size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i] < 1) return error(Code::invalid_argument, "prompt {} is empty: expected one token or more", i);
-    if (lengths[i] > capacity) return error(Code::invalid_argument, "prompt {} has {} tokens, a line has room for {}", i, lengths[i], capacity);
+    if (lengths[i] > capacity)
+      return error(Code::invalid_argument, "prompt {} has {} tokens, a line has room for {}", i, lengths[i], capacity);
   }
   return {};
 }
@@ -62,9 +63,13 @@ std::vector<OfflineBatch> line_batches(std::span<const int32_t> lengths, std::ve
 
 }  // namespace
 
-const char* offline_policy_name(OfflinePolicy policy) { return names[static_cast<size_t>(policy)]; }
+const char* offline_policy_name(OfflinePolicy policy) {
+  return names[static_cast<size_t>(policy)];
+}
 
-std::vector<std::string> offline_policy_names() { return {names.begin(), names.end()}; }
+std::vector<std::string> offline_policy_names() {
+  return {names.begin(), names.end()};
+}
 
 Result<OfflinePolicy> offline_policy(const std::string& name) {
   const auto found = std::find(names.begin(), names.end(), name);
@@ -96,7 +101,8 @@ Result<std::vector<std::vector<int32_t>>> pack_best_fit(std::span<const int32_t>
   return bins;
 }
 
-Result<std::vector<OfflineBatch>> offline_batches(OfflinePolicy policy, std::span<const int32_t> lengths, int32_t batch, bool whole_data_set) {
+Result<std::vector<OfflineBatch>> offline_batches(OfflinePolicy policy, std::span<const int32_t> lengths, int32_t batch,
+                                                  bool whole_data_set) {
   if (batch < 1) return error(Code::invalid_argument, "a batch of {} prompts is not one: expected 1 or more", batch);
   ONSET_TRY(check_lengths(lengths, INT32_MAX));
   if (policy == OfflinePolicy::length_ordered) return padded_batches(lengths, longest_first(lengths), batch);

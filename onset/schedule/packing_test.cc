@@ -93,10 +93,10 @@ TEST(Packing, BatchesHoldEveryPromptOnceAndAreAsLongAsTheyMust) {
   const int64_t tokens = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
   std::vector<int64_t> rows;
   for (const auto& [policy, whole] : std::vector<std::pair<OfflinePolicy, bool>>{{OfflinePolicy::padded, false},
-                                                                                  {OfflinePolicy::length_ordered, false},
-                                                                                  {OfflinePolicy::prepack, false},
-                                                                                  {OfflinePolicy::prepack, true},
-                                                                                  {OfflinePolicy::ragged, false}}) {
+                                                                                 {OfflinePolicy::length_ordered, false},
+                                                                                 {OfflinePolicy::prepack, false},
+                                                                                 {OfflinePolicy::prepack, true},
+                                                                                 {OfflinePolicy::ragged, false}}) {
     std::vector<int32_t> seen;
     rows.push_back(0);
     const std::vector<OfflineBatch> batches = *offline_batches(policy, lengths, 8, whole);
@@ -129,8 +129,10 @@ TEST(Packing, BadInputSaysSo) {
   EXPECT_EQ(pack_best_fit({}, 5).status().message(), "there are no prompts: expected one or more");
   EXPECT_EQ(pack_best_fit(std::vector<int32_t>{3, 0}, 5).status().message(), "prompt 1 is empty: expected one token or more");
   EXPECT_EQ(pack_best_fit(std::vector<int32_t>{3, 6}, 5).status().message(), "prompt 1 has 6 tokens, a line has room for 5");
-  EXPECT_EQ(offline_batches(OfflinePolicy::ragged, std::vector<int32_t>{3}, 0).status().message(), "a batch of 0 prompts is not one: expected 1 or more");
-  EXPECT_EQ(offline_policy("best").status().message(), "there is no offline policy best, expected one of padded, length-ordered, prepack, ragged");
+  EXPECT_EQ(offline_batches(OfflinePolicy::ragged, std::vector<int32_t>{3}, 0).status().message(),
+            "a batch of 0 prompts is not one: expected 1 or more");
+  EXPECT_EQ(offline_policy("best").status().message(),
+            "there is no offline policy best, expected one of padded, length-ordered, prepack, ragged");
 }
 
 }  // namespace

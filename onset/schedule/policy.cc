@@ -18,12 +18,9 @@ std::unique_ptr<SchedulePolicy> make(const ScheduleOptions& options) {
 }
 
 constexpr Maker makers[] = {
-    {"sarathi-serve", make<SarathiServe>},
-    {"sarathi", make<Sarathi>},
-    {"vllm", make<PromptsFirst>},
-    {"orca", make<IterationLevel, true>},
-    {"request-level", make<RequestLevel>},
-    {"hybrid-only", make<IterationLevel, false>},
+    {"sarathi-serve", make<SarathiServe>}, {"sarathi", make<Sarathi>},
+    {"vllm", make<PromptsFirst>},          {"orca", make<IterationLevel, true>},
+    {"request-level", make<RequestLevel>}, {"hybrid-only", make<IterationLevel, false>},
     {"chunked-only", make<ChunkedOnly>},
 };
 
@@ -50,7 +47,8 @@ Result<std::unique_ptr<SchedulePolicy>> make_schedule_policy(const std::string& 
   for (const Maker& maker : makers) {
     if (name == maker.name) return maker.make(options);
   }
-  return error(Code::invalid_argument, "there is no schedule policy {}, expected one of {}", name, fmt::join(schedule_policy_names(), ", "));
+  return error(Code::invalid_argument, "there is no schedule policy {}, expected one of {}", name,
+               fmt::join(schedule_policy_names(), ", "));
 }
 
 std::vector<std::string> schedule_policy_names() {

@@ -27,19 +27,19 @@ using RequestId = int64_t;
 
 // A request as the scheduler sees it.
 struct ScheduledRequest {
-  RequestId id = 0;              // ascending in order of arrival
-  int32_t priority = 0;          // higher ones go first; equals in order of arrival
+  RequestId id = 0;      // ascending in order of arrival
+  int32_t priority = 0;  // higher ones go first; equals in order of arrival
   int32_t prompt_tokens = 0;
-  int32_t most_new_tokens = 0;   // an upper bound of what it may generate
-  int32_t computed = 0;          // tokens (prompt and generated) whose keys are stored in every layer
-  int32_t known = 0;             // tokens known so far: the prompt and what was generated; computed < known while work is left
-  int32_t layer = 0;             // layer-staged prefill: the next layer of the current piece (0 = a new piece)
-  int32_t piece = 0;             // rows of the current piece
-  bool admitted = false;         // it has a place and pages
-  bool swapped = false;          // waits with its pages in a file: once admitted it goes on where it was
-  bool fixed = false;            // never gives up its pages: all it may come to need are reserved when it is admitted
-  bool can_swap = false;         // its pages could go to a file
-  int64_t pages = 0;             // reserved for it
+  int32_t most_new_tokens = 0;  // an upper bound of what it may generate
+  int32_t computed = 0;         // tokens (prompt and generated) whose keys are stored in every layer
+  int32_t known = 0;            // tokens known so far: the prompt and what was generated; computed < known while work is left
+  int32_t layer = 0;            // layer-staged prefill: the next layer of the current piece (0 = a new piece)
+  int32_t piece = 0;            // rows of the current piece
+  bool admitted = false;        // it has a place and pages
+  bool swapped = false;         // waits with its pages in a file: once admitted it goes on where it was
+  bool fixed = false;           // never gives up its pages: all it may come to need are reserved when it is admitted
+  bool can_swap = false;        // its pages could go to a file
+  int64_t pages = 0;            // reserved for it
 };
 
 // A piece of work of one sequence: `count` tokens from `first_token` on, through layers layer_begin..layer_end-1.
@@ -56,13 +56,13 @@ struct Span {
 struct ScheduleContext {
   std::vector<ScheduledRequest> requests = {};  // in order of arrival, running and waiting
   int32_t layers = 0;
-  int32_t longest = 0;            // tokens that a request may come to hold (the context)
-  int64_t pages = 0;              // of the whole pool
-  int64_t free_pages = 0;         // not reserved by any request
+  int32_t longest = 0;                                   // tokens that a request may come to hold (the context)
+  int64_t pages = 0;                                     // of the whole pool
+  int64_t free_pages = 0;                                // not reserved by any request
   std::function<int64_t(int64_t tokens)> pages_of = {};  // pages of a sequence that holds so many tokens; never falls
-  int32_t most_running = 0;       // most requests admitted at a time
+  int32_t most_running = 0;                              // most requests admitted at a time
   const StepCost* cost = nullptr;
-  double most_seconds = 0;        // how long a step should take, as `cost` predicts it; 0 = no limit
+  double most_seconds = 0;  // how long a step should take, as `cost` predicts it; 0 = no limit
 };
 
 // Whose pages are taken away, and what becomes of them.

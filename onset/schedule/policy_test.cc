@@ -17,8 +17,13 @@ std::unique_ptr<SchedulePolicy> policy_of(const std::string& name, const Schedul
 }
 
 ScheduleContext context_of(std::vector<ScheduledRequest> requests) {
-  return {.requests = std::move(requests), .layers = 4, .longest = 1000, .pages = 100, .free_pages = 100,
-          .pages_of = [](int64_t tokens) { return (tokens + 15) / 16; }, .most_running = 8};
+  return {.requests = std::move(requests),
+          .layers = 4,
+          .longest = 1000,
+          .pages = 100,
+          .free_pages = 100,
+          .pages_of = [](int64_t tokens) { return (tokens + 15) / 16; },
+          .most_running = 8};
 }
 
 std::vector<RequestId> ids(const std::vector<Admission>& admissions) {
@@ -32,8 +37,9 @@ TEST(SchedulePolicies, AreMadeByNameAndNothingElse) {
   const auto refused = [](const std::string& name, const ScheduleOptions& options) {
     return make_schedule_policy(name, options).status().message();
   };
-  EXPECT_EQ(refused("fifo", {}),
-            "there is no schedule policy fifo, expected one of sarathi-serve, sarathi, vllm, orca, request-level, hybrid-only, chunked-only");
+  EXPECT_EQ(
+      refused("fifo", {}),
+      "there is no schedule policy fifo, expected one of sarathi-serve, sarathi, vllm, orca, request-level, hybrid-only, chunked-only");
   EXPECT_EQ(refused("vllm", {.token_budget = 0}), "token_budget is 0, expected 1 to 16777216");
   EXPECT_EQ(refused("vllm", {.idle_budget = -1}), "idle_budget is -1, expected 0 to 16777216");
   EXPECT_EQ(refused("vllm", {.prompts_per_step = -1}), "prompts_per_step is -1, expected 0 to 16777216");
@@ -47,7 +53,8 @@ TEST(SchedulePolicies, CountAttendedSlots) {
   const StepShape shape = span_shape({.first_token = 10, .count = 3, .layer_begin = 1, .layer_end = 3});
   EXPECT_EQ(shape.prefill_row_layers, 6);
   EXPECT_EQ(shape.prefill_slots, (11 + 12 + 13) * 2);
-  const StepShape both = step_shape({.spans = {{.first_token = 10, .count = 3, .layer_end = 2}, {.first_token = 7, .count = 1, .layer_end = 2, .wants_logits = true, .answer = true}}});
+  const StepShape both = step_shape({.spans = {{.first_token = 10, .count = 3, .layer_end = 2},
+                                               {.first_token = 7, .count = 1, .layer_end = 2, .wants_logits = true, .answer = true}}});
   EXPECT_EQ(both.prefill_row_layers, 6);
   EXPECT_EQ(both.decode_row_layers, 2);
   EXPECT_EQ(both.decode_slots, 8 * 2);
@@ -128,10 +135,11 @@ TEST(SarathiServe, OptionsLimitThePromptsOfAStepAndGiveIdleStepsMore) {
 
 TEST(SarathiServe, TheYoungestGivesUpItsPagesFirst) {
   const auto policy = policy_of("sarathi-serve", {.token_budget = 16});
-  ScheduleContext context = context_of({{.id = 1, .prompt_tokens = 5, .computed = 16, .known = 17, .admitted = true, .pages = 1},
-                                        {.id = 2, .prompt_tokens = 5, .computed = 16, .known = 17, .admitted = true, .pages = 1},
-                                        {.id = 3, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .pages = 1},
-                                        {.id = 4, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .fixed = true, .pages = 1}});
+  ScheduleContext context =
+      context_of({{.id = 1, .prompt_tokens = 5, .computed = 16, .known = 17, .admitted = true, .pages = 1},
+                  {.id = 2, .prompt_tokens = 5, .computed = 16, .known = 17, .admitted = true, .pages = 1},
+                  {.id = 3, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .pages = 1},
+                  {.id = 4, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .fixed = true, .pages = 1}});
   context.free_pages = 0;
   const Step step = policy->next(context);
   ASSERT_EQ(step.preempt.size(), 2u);
@@ -145,9 +153,10 @@ TEST(SarathiServe, TheYoungestGivesUpItsPagesFirst) {
 
 TEST(SarathiServe, PagesGoToTheFileWhereTheyCan) {
   const auto policy = policy_of("sarathi-serve", {.token_budget = 16, .preemption = PreemptionKind::swap});
-  ScheduleContext context = context_of({{.id = 1, .prompt_tokens = 5, .computed = 32, .known = 33, .admitted = true, .pages = 2},
-                                        {.id = 2, .prompt_tokens = 5, .computed = 32, .known = 33, .admitted = true, .pages = 2},
-                                        {.id = 3, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .can_swap = true, .pages = 1}});
+  ScheduleContext context =
+      context_of({{.id = 1, .prompt_tokens = 5, .computed = 32, .known = 33, .admitted = true, .pages = 2},
+                  {.id = 2, .prompt_tokens = 5, .computed = 32, .known = 33, .admitted = true, .pages = 2},
+                  {.id = 3, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .can_swap = true, .pages = 1}});
   context.free_pages = 0;
   Step step = policy->next(context);
   ASSERT_EQ(step.preempt.size(), 2u);

@@ -12,20 +12,31 @@ using onset::testing::World;
 using onset::testing::WorldOptions;
 
 WorldOptions any_world() {
-  return {.layers = *rc::gen::inRange(1, 7), .pages = *rc::gen::inRange(8, 40), .most_running = *rc::gen::inRange(1, 9),
-          .longest = 64, .page_tokens = 8, .swap_pages = *rc::gen::element<int64_t>(0, 10, 100)};
+  return {.layers = *rc::gen::inRange(1, 7),
+          .pages = *rc::gen::inRange(8, 40),
+          .most_running = *rc::gen::inRange(1, 9),
+          .longest = 64,
+          .page_tokens = 8,
+          .swap_pages = *rc::gen::element<int64_t>(0, 10, 100)};
 }
 
 ScheduleOptions any_options() {
-  return {.token_budget = *rc::gen::inRange(1, 40), .idle_budget = *rc::gen::element(0, 60), .prompts_per_step = *rc::gen::inRange(0, 3),
-          .row_block = *rc::gen::inRange(1, 14), .stage_layers = *rc::gen::inRange(0, 8), .most_prompt_tokens = *rc::gen::element(0, 30),
-          .watermark = *rc::gen::element(0.0, 0.01, 0.2), .preemption = *rc::gen::element(PreemptionKind::recompute, PreemptionKind::swap)};
+  return {.token_budget = *rc::gen::inRange(1, 40),
+          .idle_budget = *rc::gen::element(0, 60),
+          .prompts_per_step = *rc::gen::inRange(0, 3),
+          .row_block = *rc::gen::inRange(1, 14),
+          .stage_layers = *rc::gen::inRange(0, 8),
+          .most_prompt_tokens = *rc::gen::element(0, 30),
+          .watermark = *rc::gen::element(0.0, 0.01, 0.2),
+          .preemption = *rc::gen::element(PreemptionKind::recompute, PreemptionKind::swap)};
 }
 
 // A request that fits the pool alone: at most 64 tokens, 8 pages.
 ScheduledRequest any_request(bool priorities) {
   const int32_t prompt = *rc::gen::inRange(1, 50);
-  return {.priority = priorities ? *rc::gen::inRange(0, 3) : 0, .prompt_tokens = prompt, .most_new_tokens = *rc::gen::inRange(1, 65 - prompt),
+  return {.priority = priorities ? *rc::gen::inRange(0, 3) : 0,
+          .prompt_tokens = prompt,
+          .most_new_tokens = *rc::gen::inRange(1, 65 - prompt),
           .fixed = *rc::gen::inRange(0, 8) == 0};
 }
 
@@ -70,7 +81,8 @@ TEST(SarathiServe, NeverExceedsItsBudgetAndNeverPausesAnAnswer) {
     while (!world.idle()) {
       std::set<RequestId> answers;
       for (const ScheduledRequest& request : world.requests()) {
-        if (request.admitted && request.computed >= request.prompt_tokens && request.known - request.computed == 1) answers.insert(request.id);
+        if (request.admitted && request.computed >= request.prompt_tokens && request.known - request.computed == 1)
+          answers.insert(request.id);
       }
       const Step step = world.step(*policy);
       int64_t rows = 0;
@@ -95,13 +107,15 @@ TEST(SarathiServe, KeepsItsPromisesOverTenThousandSteps) {
   int64_t preemptions = 0, paused = 0, over_budget = 0, below_watermark = 0;
   for (int step_number = 0; step_number < 10000; ++step_number) {
     while (world.waiting() < 3) {
-      world.arrive({.prompt_tokens = 1 + static_cast<int32_t>(random() % 400), .most_new_tokens = 1 + static_cast<int32_t>(random() % 200)});
+      world.arrive(
+          {.prompt_tokens = 1 + static_cast<int32_t>(random() % 400), .most_new_tokens = 1 + static_cast<int32_t>(random() % 200)});
     }
     std::set<RequestId> answers;
     bool anyone = false;
     for (const ScheduledRequest& request : world.requests()) {
       anyone = anyone || request.admitted;
-      if (request.admitted && request.computed >= request.prompt_tokens && request.known - request.computed == 1) answers.insert(request.id);
+      if (request.admitted && request.computed >= request.prompt_tokens && request.known - request.computed == 1)
+        answers.insert(request.id);
     }
     const Step step = world.step(*policy);
     int64_t rows = 0, admitted = 0;

@@ -8,7 +8,9 @@ namespace {
 
 constexpr int32_t unlimited = INT32_MAX;
 
-int32_t round_up(int32_t value, int32_t block) { return (value + block - 1) / block * block; }
+int32_t round_up(int32_t value, int32_t block) {
+  return (value + block - 1) / block * block;
+}
 
 }  // namespace
 
@@ -19,9 +21,8 @@ int32_t SarathiServe::most_rows(int32_t longest) const {
 }
 
 Step SarathiServe::next(const ScheduleContext& context) {
-  const bool answers = std::any_of(context.requests.begin(), context.requests.end(), [](const ScheduledRequest& request) {
-    return request.admitted && continues_answer(request);
-  });
+  const bool answers = std::any_of(context.requests.begin(), context.requests.end(),
+                                   [](const ScheduledRequest& request) { return request.admitted && continues_answer(request); });
   StepBuilder builder(context, options_, answers ? options_.token_budget : std::max(options_.token_budget, options_.idle_budget));
   builder.run_answers();
   const int32_t most = most_rows(context.longest);  // staged pieces could have more

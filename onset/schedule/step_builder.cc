@@ -13,11 +13,18 @@ StepShape sum(const StepShape& a, const StepShape& b) {
           .output_rows = a.output_rows + b.output_rows};
 }
 
-int64_t row_layers(const Span& span) { return int64_t{span.count} * (span.layer_end - span.layer_begin); }
+int64_t row_layers(const Span& span) {
+  return int64_t{span.count} * (span.layer_end - span.layer_begin);
+}
 
 Span answer_span(const ScheduledRequest& request, int32_t layers) {
-  return {.id = request.id, .first_token = request.computed, .count = 1, .layer_begin = 0, .layer_end = layers,
-          .wants_logits = true, .answer = true};
+  return {.id = request.id,
+          .first_token = request.computed,
+          .count = 1,
+          .layer_begin = 0,
+          .layer_end = layers,
+          .wants_logits = true,
+          .answer = true};
 }
 
 // The largest n in 1..most for which fits(n), or 0: more never fits where less does not.
@@ -148,7 +155,11 @@ Span StepBuilder::prompt_span(const ScheduledRequest& request, int32_t most_rows
   const int32_t stage = stage_layers <= 0 ? context_.layers : std::min(stage_layers, context_.layers);
   const auto span_of = [&](int32_t count, int32_t layers) {
     const int32_t layer_end = request.layer + layers;
-    return Span{.id = request.id, .first_token = request.computed, .count = count, .layer_begin = request.layer, .layer_end = layer_end,
+    return Span{.id = request.id,
+                .first_token = request.computed,
+                .count = count,
+                .layer_begin = request.layer,
+                .layer_end = layer_end,
                 .wants_logits = count == left && layer_end == context_.layers};
   };
   // A piece that is midway keeps its rows and may run through fewer layers; a new one may have fewer rows.

@@ -26,7 +26,10 @@ struct WorldOptions {
 class World {
  public:
   explicit World(const WorldOptions& options) : options_(options) {
-    context_ = {.layers = options.layers, .longest = options.longest, .pages = options.pages, .free_pages = options.pages,
+    context_ = {.layers = options.layers,
+                .longest = options.longest,
+                .pages = options.pages,
+                .free_pages = options.pages,
                 .pages_of = [size = options.page_tokens](int64_t tokens) { return (tokens + size - 1) / size; },
                 .most_running = options.most_running};
   }
@@ -116,7 +119,8 @@ class World {
     check(request.admitted, "a request without a place runs");
     check(span.count >= 1 && span.count <= most_rows, "too many rows of one request");
     check(span.first_token == request.computed && span.first_token + span.count <= request.known, "not every token once and in order");
-    check(span.layer_begin == request.layer && span.layer_end > span.layer_begin && span.layer_end <= context_.layers, "layers do not follow each other");
+    check(span.layer_begin == request.layer && span.layer_end > span.layer_begin && span.layer_end <= context_.layers,
+          "layers do not follow each other");
     check(request.layer == 0 || span.count == request.piece, "a piece changes midway");
     const bool last = span.first_token + span.count == request.known && span.layer_end == context_.layers;
     check(span.wants_logits == last, "logits of another row than the last");

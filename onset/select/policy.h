@@ -9,13 +9,13 @@ namespace onset {
 
 // A row of the sequence that is not running comes in at a layer, with the hidden state it has there.
 struct RejoiningRow {
-  int32_t row = 0;             // numbered within the sequence's rows of this step
-  std::vector<float> hidden;   // [hidden size]
+  int32_t row = 0;            // numbered within the sequence's rows of this step
+  std::vector<float> hidden;  // [hidden size]
 };
 
 struct Selection {
-  std::vector<int32_t> keep;          // of the running rows, ascending, numbered within the sequence's rows of this step
-  std::vector<RejoiningRow> rejoin;   // rows that were not running, ascending
+  std::vector<int32_t> keep;         // of the running rows, ascending, numbered within the sequence's rows of this step
+  std::vector<RejoiningRow> rejoin;  // rows that were not running, ascending
 };
 
 // What a selector sees before a layer runs.

@@ -19,7 +19,9 @@ std::string json_text(std::string_view text) {
 }
 
 // JSON has no infinity; OpenAI says -9999 for what cannot happen.
-double finite(float logprob) { return std::isfinite(logprob) ? logprob : -9999.0; }
+double finite(float logprob) {
+  return std::isfinite(logprob) ? logprob : -9999.0;
+}
 
 // {"token": ..., "logprob": ..., "bytes": [...]  without the closing brace
 void append_token(std::string& out, const Tokenizer& tokenizer, int32_t token, float logprob) {
@@ -77,7 +79,8 @@ std::string completion_logprobs(const AnswerForm& form, const std::vector<Sample
     alternatives += comma + alternatives_object(*form.tokenizer, token);
     offset += characters(name);
   }
-  return fmt::format("{{\"text_offset\":[{}],\"token_logprobs\":[{}],\"tokens\":[{}],\"top_logprobs\":[{}]}}", offsets, logprobs, names, alternatives);
+  return fmt::format("{{\"text_offset\":[{}],\"token_logprobs\":[{}],\"tokens\":[{}],\"top_logprobs\":[{}]}}", offsets, logprobs, names,
+                     alternatives);
 }
 
 std::string logprobs_json(const AnswerForm& form, const std::vector<SampledToken>& tokens, int64_t& offset) {
@@ -109,10 +112,12 @@ std::string message_json(const ChoiceText& text) {
   for (size_t i = 0; i < text.pieces.size(); ++i) {
     if (text.pieces[i].kind != ToolCallEvent::Kind::begin) continue;
     const bool has_arguments = i + 1 < text.pieces.size() && text.pieces[i + 1].kind == ToolCallEvent::Kind::arguments;
-    calls += fmt::format("{}{{\"id\":\"{}\",\"type\":\"function\",\"function\":{{\"name\":{},\"arguments\":{}}}}}", calls.empty() ? "" : ",", new_id("call_"),
-                         json_text(text.pieces[i].text), json_text(has_arguments ? text.pieces[i + 1].text : ""));
+    calls +=
+        fmt::format("{}{{\"id\":\"{}\",\"type\":\"function\",\"function\":{{\"name\":{},\"arguments\":{}}}}}", calls.empty() ? "" : ",",
+                    new_id("call_"), json_text(text.pieces[i].text), json_text(has_arguments ? text.pieces[i + 1].text : ""));
   }
-  return fmt::format("{{\"role\":\"assistant\",\"content\":{},\"refusal\":null{}}}", calls.empty() || !content.empty() ? json_text(content) : "null",
+  return fmt::format("{{\"role\":\"assistant\",\"content\":{},\"refusal\":null{}}}",
+                     calls.empty() || !content.empty() ? json_text(content) : "null",
                      calls.empty() ? "" : ",\"tool_calls\":[" + calls + "]");
 }
 
@@ -120,15 +125,19 @@ std::string message_json(const ChoiceText& text) {
 std::string delta_json(const ChoiceText::Piece& piece) {
   if (piece.kind == ToolCallEvent::Kind::content) return "\"content\":" + json_text(piece.text);
   if (piece.kind == ToolCallEvent::Kind::begin) {
-    return fmt::format("\"tool_calls\":[{{\"index\":{},\"id\":\"{}\",\"type\":\"function\",\"function\":{{\"name\":{},\"arguments\":\"\"}}}}]", piece.call,
-                       new_id("call_"), json_text(piece.text));
+    return fmt::format(
+        "\"tool_calls\":[{{\"index\":{},\"id\":\"{}\",\"type\":\"function\",\"function\":{{\"name\":{},\"arguments\":\"\"}}}}]", piece.call,
+        new_id("call_"), json_text(piece.text));
   }
   return fmt::format("\"tool_calls\":[{{\"index\":{},\"function\":{{\"arguments\":{}}}}}]", piece.call, json_text(piece.text));
 }
 
 std::string head_of(const AnswerForm& form, bool streamed) {
   return fmt::format("{{\"id\":{},\"object\":\"{}\",\"created\":{},\"model\":{},\"choices\":[", json_text(form.id),
-                     !form.chat ? "text_completion" : streamed ? "chat.completion.chunk" : "chat.completion", form.created, json_text(form.model));
+                     !form.chat ? "text_completion"
+                     : streamed ? "chat.completion.chunk"
+                                : "chat.completion",
+                     form.created, json_text(form.model));
 }
 
 }  // namespace
@@ -138,11 +147,21 @@ void append_json_string(std::string& out, std::string_view text) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (static_cast<unsigned char>(c) >= 0x20) {
           out += c;
@@ -220,7 +239,8 @@ Checked<std::string> WholeAnswer::body() const {
     int64_t offset = 0;
     const std::string logprobs = logprobs_json(form_, choice.tokens, offset);
     const std::string said = form_.chat ? "\"message\":" + message_json(choice.text) : "\"text\":" + json_text(content_of(choice.text));
-    out += fmt::format("{}{{\"index\":{},{},\"logprobs\":{},\"finish_reason\":\"{}\"}}", i == 0 ? "" : ",", i, said, logprobs, finish_reason(choice.finish, choice.text));
+    out += fmt::format("{}{{\"index\":{},{},\"logprobs\":{},\"finish_reason\":\"{}\"}}", i == 0 ? "" : ",", i, said, logprobs,
+                       finish_reason(choice.finish, choice.text));
   }
   return out + "],\"usage\":" + usage_json(form_.prompt_tokens, new_tokens_) + "}";
 }
@@ -257,7 +277,8 @@ void StreamedAnswer::add(int index, Event event) {
   ready_ = ready_ || choice.fresh;
 }
 
-void StreamedAnswer::write_chunk(int index, const std::string& delta, const std::string& logprobs, const char* finish, std::string& out) const {
+void StreamedAnswer::write_chunk(int index, const std::string& delta, const std::string& logprobs, const char* finish,
+                                 std::string& out) const {
   out += head_;
   fmt::format_to(std::back_inserter(out), "{{\"index\":{},", index);
   out += form_.chat ? "\"delta\":{" : "\"text\":";

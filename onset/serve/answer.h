@@ -16,15 +16,15 @@ namespace onset::serve {
 
 // What an answer looks like.
 struct AnswerForm {
-  bool chat = false;             // chat.completion, or text_completion
-  std::string id;                // "chatcmpl-..." or "cmpl-..."
+  bool chat = false;  // chat.completion, or text_completion
+  std::string id;     // "chatcmpl-..." or "cmpl-..."
   std::string model;
-  int64_t created = 0;           // seconds since 1970
-  int32_t choices = 1;           // in all: prompts times n
-  int64_t prompt_tokens = 0;     // of all prompts, each counted once
+  int64_t created = 0;        // seconds since 1970
+  int32_t choices = 1;        // in all: prompts times n
+  int64_t prompt_tokens = 0;  // of all prompts, each counted once
   bool logprobs = false;
-  bool include_usage = false;    // streams: token counts in a last chunk
-  const Tokenizer* tokenizer = nullptr;  // names tokens in logprobs
+  bool include_usage = false;                   // streams: token counts in a last chunk
+  const Tokenizer* tokenizer = nullptr;         // names tokens in logprobs
   ToolCallForm tool_form = ToolCallForm::none;  // how calls of these functions are written in the answer
   std::vector<std::string> functions = {};
 };
@@ -106,9 +106,9 @@ class StreamedAnswer {
 
  private:
   struct Choice {
-    ChoiceText text;                   // its pieces wait
+    ChoiceText text;                        // its pieces wait
     std::vector<SampledToken> tokens = {};  // likewise, if their log-probabilities are wanted
-    int64_t text_offset = 0;           // characters of the tokens that were written
+    int64_t text_offset = 0;                // characters of the tokens that were written
     Finish finish = Finish::none;
     bool begun = false, fresh = false, closed = false;  // the role was written; something waits; its finish_reason was written
   };

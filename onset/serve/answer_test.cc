@@ -105,7 +105,8 @@ AnswerForm calling() {
   calls.functions = {"add"};
   return calls;
 }
-const std::vector<std::string> call_pieces = {"Let me see.\n<tool_", "call>\n{\"name\": \"add\", \"arg", "uments\": {\"a\": ", "1}}\n</tool_call>"};
+const std::vector<std::string> call_pieces = {"Let me see.\n<tool_", "call>\n{\"name\": \"add\", \"arg",
+                                              "uments\": {\"a\": ", "1}}\n</tool_call>"};
 
 TEST(Answer, CallsOfToolsAreToldApart) {
   WholeAnswer answer(calling());

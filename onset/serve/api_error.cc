@@ -18,7 +18,8 @@ ApiError error_of(const Status& status) {
     case Code::unsupported:
     case Code::resource_exhausted:  // it can never fit: nothing to wait for
       return {.status = 400, .message = status.message()};
-    default: return server_error(status.message());
+    default:
+      return server_error(status.message());
   }
 }
 

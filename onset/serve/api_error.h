@@ -11,8 +11,8 @@
 namespace onset::serve {
 
 struct ApiError {
-  int status = 400;     // HTTP
-  std::string message;  // one sentence that names the field and what was expected
+  int status = 400;                            // HTTP
+  std::string message;                         // one sentence that names the field and what was expected
   std::string param = {};                      // the field, as "messages[2].role"; empty: none
   std::string code = {};                       // a word for programs, as "model_not_found"; empty: none
   std::string type = "invalid_request_error";  // OpenAI's kind of error
@@ -31,15 +31,24 @@ ApiError server_error(std::string message);
 template <typename T>
 class Checked {
  public:
-  Checked() = default;  // what coroutines hold before there is a value
-  Checked(T value) : value_(std::move(value)) {}           // NOLINT: implicit on purpose
+  Checked() = default;                                   // what coroutines hold before there is a value
+  Checked(T value) : value_(std::move(value)) {}         // NOLINT: implicit on purpose
   Checked(ApiError error) : error_(std::move(error)) {}  // NOLINT
 
   bool ok() const { return value_.has_value(); }
   const ApiError& error() const { return error_; }
-  T& operator*() & { assert(ok()); return *value_; }
-  const T& operator*() const& { assert(ok()); return *value_; }
-  T&& operator*() && { assert(ok()); return *std::move(value_); }
+  T& operator*() & {
+    assert(ok());
+    return *value_;
+  }
+  const T& operator*() const& {
+    assert(ok());
+    return *value_;
+  }
+  T&& operator*() && {
+    assert(ok());
+    return *std::move(value_);
+  }
   T* operator->() { return &**this; }
   const T* operator->() const { return &**this; }
 

@@ -33,12 +33,14 @@ Result<ApiKeys> ApiKeys::read(const std::filesystem::path& path) {
     if (line.empty() || line.front() == '#') continue;
     for (const char c : line) {
       if (c <= ' ' || c > '~') {
-        return error(Code::invalid_argument, "{}: line {} is no key: expected one word of visible ASCII characters", path.string(), number + 1);
+        return error(Code::invalid_argument, "{}: line {} is no key: expected one word of visible ASCII characters", path.string(),
+                     number + 1);
       }
     }
     keys.digests_.push_back(digest(line));
   }
-  if (keys.digests_.empty()) return error(Code::invalid_argument, "{}: expected one API key or more, each on a line of its own", path.string());
+  if (keys.digests_.empty())
+    return error(Code::invalid_argument, "{}: expected one API key or more, each on a line of its own", path.string());
   return keys;
 }
 

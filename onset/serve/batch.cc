@@ -60,7 +60,9 @@ Result<std::vector<Entry>> read_entries(const std::string& text, const std::file
     Checked<Entry> entry = read_entry(line);
     if (!entry.ok()) return error(Code::invalid_argument, "{}: line {}: {}", path.string(), number, entry.error().message);
     const auto [place, fresh] = seen.emplace(entry->custom_id, number);
-    if (!fresh) return error(Code::invalid_argument, "{}: line {}: custom_id {} is that of line {} too", path.string(), number, shown(entry->custom_id), place->second);
+    if (!fresh)
+      return error(Code::invalid_argument, "{}: line {}: custom_id {} is that of line {} too", path.string(), number,
+                   shown(entry->custom_id), place->second);
     entry->number = number;
     entries.push_back(*std::move(entry));
     return {};
@@ -92,7 +94,8 @@ class Output {
     ONSET_TRY(each_line(text, [&](std::string_view line, int64_t number) -> Status {
       const Json json = Json::parse(line, nullptr, false);
       if (!json.is_object() || !json.contains("custom_id") || !json["custom_id"].is_string()) {
-        return error(Code::invalid_argument, "{}: line {} is no answer of a batch: expected a new file, or one that a batch began", path_.string(), number);
+        return error(Code::invalid_argument, "{}: line {} is no answer of a batch: expected a new file, or one that a batch began",
+                     path_.string(), number);
       }
       ids.insert(json["custom_id"].get<std::string>());
       return {};
@@ -122,14 +125,16 @@ class Output {
 std::string output_line(const std::string& custom_id, int status, const std::string& body) {
   std::string id;
   append_json_string(id, custom_id);
-  return fmt::format("{{\"id\":\"{}\",\"custom_id\":{},\"response\":{{\"status_code\":{},\"request_id\":\"{}\",\"body\":{}}},\"error\":null}}\n",
-                     new_id("batch_req_"), id, status, new_id("req_"), body);
+  return fmt::format(
+      "{{\"id\":\"{}\",\"custom_id\":{},\"response\":{{\"status_code\":{},\"request_id\":\"{}\",\"body\":{}}},\"error\":null}}\n",
+      new_id("batch_req_"), id, status, new_id("req_"), body);
 }
 
 // One run: a few calls at a time, whose events come on the engines' threads.
 class Run {
  public:
-  Run(const Hosts& hosts, const BatchOptions& options, Output& output, BatchReport& report) : hosts_(hosts), options_(options), output_(output), report_(report) {}
+  Run(const Hosts& hosts, const BatchOptions& options, Output& output, BatchReport& report)
+      : hosts_(hosts), options_(options), output_(output), report_(report) {}
 
   Status all(const std::vector<Entry>& entries) {
     for (const Entry& entry : entries) {
@@ -155,7 +160,9 @@ class Run {
       run.end(custom_id, body(answer), tokens(answer));
     }
     Checked<std::string> body(const WholeAnswer& whole) const { return whole.body(); }
-    Checked<std::string> body(const EmbeddingAnswer& whole) const { return whole.error() ? Checked<std::string>(*whole.error()) : embedding_body(embedding); }
+    Checked<std::string> body(const EmbeddingAnswer& whole) const {
+      return whole.error() ? Checked<std::string>(*whole.error()) : embedding_body(embedding);
+    }
     static int64_t tokens(const WholeAnswer& whole) { return whole.completion_tokens(); }
     static int64_t tokens(const EmbeddingAnswer&) { return 0; }
     Run& run;
@@ -182,7 +189,8 @@ class Run {
     }
     auto ready = ready_generation(hosts_, body, entry.url == "/v1/chat/completions");
     if (!ready.ok()) return end(entry.custom_id, ready.error());
-    if (ready->prepared.stream) return end(entry.custom_id, ApiError{.message = "stream: a batch has no streams", .param = "stream", .code = "unsupported_value"});
+    if (ready->prepared.stream)
+      return end(entry.custom_id, ApiError{.message = "stream: a batch has no streams", .param = "stream", .code = "unsupported_value"});
     const auto call = std::make_shared<Call<WholeAnswer>>(*this, entry.custom_id, WholeAnswer(std::move(ready->prepared.form)));
     ready->host->submit(std::move(ready->prepared.requests), call);
   }
@@ -190,13 +198,15 @@ class Run {
   void end(const std::string& custom_id, const Checked<std::string>& body, int64_t new_tokens = 0) {
     const std::lock_guard lock(mutex_);
     if (stopped_) return;
-    const Status written = output_.append(body.ok() ? output_line(custom_id, 200, *body) : output_line(custom_id, body.error().status, body.error().body()));
+    const Status written =
+        output_.append(body.ok() ? output_line(custom_id, 200, *body) : output_line(custom_id, body.error().status, body.error().body()));
     if (problem_.ok()) problem_ = written;
     (body.ok() ? report_.answered : report_.refused) += 1;
     report_.new_tokens += new_tokens;
     in_flight_ -= 1;
     if (options_.progress) {
-      options_.progress(static_cast<double>(report_.done_before + report_.answered + report_.refused) / static_cast<double>(report_.requests));
+      options_.progress(static_cast<double>(report_.done_before + report_.answered + report_.refused) /
+                        static_cast<double>(report_.requests));
     }
     changed_.notify_one();
   }
@@ -210,7 +220,8 @@ class Run {
     if (problem_.ok() && !stop()) return {};
     stopped_ = true;
     if (!problem_.ok()) return problem_;
-    return error(Code::cancelled, "interrupted with {} of {} requests answered: run it again to go on", report_.done_before + report_.answered + report_.refused, report_.requests);
+    return error(Code::cancelled, "interrupted with {} of {} requests answered: run it again to go on",
+                 report_.done_before + report_.answered + report_.refused, report_.requests);
   }
 
   const Hosts& hosts_;
@@ -240,8 +251,8 @@ Result<BatchReport> run_batch(const Hosts& hosts, const BatchOptions& options) {
   BatchReport report{.requests = static_cast<int64_t>(entries.size()), .done_before = static_cast<int64_t>(done.size())};
   std::erase_if(entries, [&](const Entry& entry) { return done.erase(entry.custom_id) > 0; });
   if (!done.empty()) {
-    return error(Code::invalid_argument, "{} has an answer to {}, which {} does not ask: expected an output of this input", options.output.string(),
-                 shown(*done.begin()), options.input.string());
+    return error(Code::invalid_argument, "{} has an answer to {}, which {} does not ask: expected an output of this input",
+                 options.output.string(), shown(*done.begin()), options.input.string());
   }
   const auto began = Clock::now();
   Run run(hosts, options, *output, report);

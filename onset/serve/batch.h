@@ -4,8 +4,8 @@
 // becomes
 //     {"id": "batch_req_...", "custom_id": "1", "response": {"status_code": 200, "request_id": "...", "body": {...}}, "error": null}
 //
-// Answers are appended in the order in which they are ready, each line written at once. A run that was killed goes on where it was: what the
-// output has is not asked again, and a line that was cut is.
+// Answers are appended in the order in which they are ready, each line written at once. A run that was killed goes on where it was: what
+// the output has is not asked again, and a line that was cut is.
 #pragma once
 
 #include <atomic>
@@ -18,7 +18,7 @@ namespace onset::serve {
 
 struct BatchOptions {
   std::filesystem::path input, output;
-  int32_t in_flight = 256;                        // requests that the engines have at a time
+  int32_t in_flight = 256;                         // requests that the engines have at a time
   const std::atomic<bool>* interrupted = nullptr;  // stop, and keep what is done
   std::function<void(double share)> progress = {};
 };

@@ -21,7 +21,8 @@ std::optional<std::string> content_of(Fields& fields, Errors& errors) {
   for (size_t i = 0; i < value->size(); ++i) {
     Fields part((*value)[i], fmt::format("{}[{}]", fields.path("content"), i), errors);
     const std::string type = part.need("type") != nullptr ? part.text("type").value_or("") : "";
-    if (!errors.first && type != "text") part.fail("type", fmt::format("only \"text\" is supported, got {}", shown(type)), "unsupported_value");
+    if (!errors.first && type != "text")
+      part.fail("type", fmt::format("only \"text\" is supported, got {}", shown(type)), "unsupported_value");
     if (part.need("text") != nullptr) joined += part.text("text").value_or("");
     part.finish();
   }
@@ -128,7 +129,9 @@ void read_tools(ChatRequest& request, Errors& errors) {
 
 Json read_messages(const Json& messages, Errors& errors) {
   Json read = Json::array();
-  const auto refuse = [&](const std::string& sentence) { errors.add({.message = "messages: " + sentence, .param = "messages", .code = "invalid_value"}); };
+  const auto refuse = [&](const std::string& sentence) {
+    errors.add({.message = "messages: " + sentence, .param = "messages", .code = "invalid_value"});
+  };
   if (!messages.is_array()) {
     refuse("expected a list, got " + shown(messages));
   } else if (messages.empty() || messages.size() > most_messages) {

@@ -33,12 +33,15 @@ using PlainStream = beast::tcp_stream;
 using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 using Parser = http::request_parser<http::string_body>;
 
-std::chrono::nanoseconds duration_of(double seconds) { return std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)); }
+std::chrono::nanoseconds duration_of(double seconds) {
+  return std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9));
+}
 
 // Runs `work` on the thread that prepares, and goes on here with what it returns.
 template <typename Work>
 net::awaitable<std::invoke_result_t<Work>> prepare_with(net::thread_pool& pool, Work work) {
-  co_return co_await net::co_spawn(pool, [](Work mine) -> net::awaitable<std::invoke_result_t<Work>> { co_return mine(); }(std::move(work)), net::use_awaitable);
+  co_return co_await net::co_spawn(
+      pool, [](Work mine) -> net::awaitable<std::invoke_result_t<Work>> { co_return mine(); }(std::move(work)), net::use_awaitable);
 }
 
 // An answer that is being made, between the engine's events and the coroutine that writes it.
@@ -46,7 +49,11 @@ template <typename Answer>
 class Call : public Receiver, public ActiveCall, public std::enable_shared_from_this<Call<Answer>> {
  public:
   Call(Server::State& server, ModelHost& host, Answer its_answer, int64_t tokens)
-      : answer(std::move(its_answer)), server_(server), host_(host), tokens_(tokens), changed_(server.network, net::steady_timer::time_point::max()) {
+      : answer(std::move(its_answer)),
+        server_(server),
+        host_(host),
+        tokens_(tokens),
+        changed_(server.network, net::steady_timer::time_point::max()) {
     server_.calls.insert(this);
   }
   ~Call() override { server_.calls.erase(this); }
@@ -210,7 +217,9 @@ net::awaitable<bool> Connection<Stream>::read_head(Parser& parser) {
   if (!problem) co_return true;
   const Head unknown;
   if (problem == http::error::body_limit) {
-    co_await refuse(unknown, {.status = 413, .message = fmt::format("the body is larger than {} bytes", server_.options.limits.body_bytes), .code = "body_too_large"});
+    co_await refuse(unknown, {.status = 413,
+                              .message = fmt::format("the body is larger than {} bytes", server_.options.limits.body_bytes),
+                              .code = "body_too_large"});
   } else if (problem == http::error::header_limit) {
     co_await refuse(unknown, {.status = 431, .message = fmt::format("the headers are larger than {} bytes", most_header_bytes)});
   } else if (problem == beast::error::timeout) {
@@ -224,12 +233,15 @@ net::awaitable<bool> Connection<Stream>::read_head(Parser& parser) {
 
 template <typename Stream>
 net::awaitable<bool> Connection<Stream>::read_body(Parser& parser) {
-  if (beast::iequals(parser.get()[http::field::expect], "100-continue") && !co_await write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
+  if (beast::iequals(parser.get()[http::field::expect], "100-continue") && !co_await write("HTTP/1.1 100 Continue\r\n\r\n"))
+    co_return false;
   allow(server_.options.limits.idle_seconds);
   const auto [problem, count] = co_await http::async_read(stream_, buffer_, parser, as_tuple);
   if (!problem) co_return true;
   if (problem == http::error::body_limit) {
-    co_await refuse({}, {.status = 413, .message = fmt::format("the body is larger than {} bytes", server_.options.limits.body_bytes), .code = "body_too_large"});
+    co_await refuse({}, {.status = 413,
+                         .message = fmt::format("the body is larger than {} bytes", server_.options.limits.body_bytes),
+                         .code = "body_too_large"});
   } else if (problem.category() == http::make_error_code(http::error::bad_method).category() && problem != http::error::partial_message) {
     co_await refuse({}, {.status = 400, .message = fmt::format("the body is not HTTP/1.1: {}", problem.message())});
   }
@@ -256,9 +268,12 @@ net::awaitable<bool> Connection<Stream>::serve_one() {
   std::optional<Parser> parser(std::in_place);
   if (!co_await read_head(*parser)) co_return false;
   const auto& message = parser->get();
-  Head head{.method = message.method(), .target = parse_target(message.target()), .origin = std::string(message[http::field::origin]),
+  Head head{.method = message.method(),
+            .target = parse_target(message.target()),
+            .origin = std::string(message[http::field::origin]),
             .wanted_headers = std::string(message[http::field::access_control_request_headers]),
-            .keep_alive = message.keep_alive() && !server_.draining, .chunks = message.version() >= 11};
+            .keep_alive = message.keep_alive() && !server_.draining,
+            .chunks = message.version() >= 11};
   // A body that is not to be read ends the connection.
   const bool has_body = !parser->is_done();
   Head last = head;
@@ -270,12 +285,16 @@ net::awaitable<bool> Connection<Stream>::serve_one() {
     co_return co_await send(last, std::move(allowed));
   }
   if (!is_public(head.target.path) && !server_.may_ask(message[http::field::authorization])) {
-    co_return co_await refuse(last, {.status = 401, .message = "the API key is missing or not known: expected Authorization: Bearer KEY", .code = "invalid_api_key"});
+    co_return co_await refuse(
+        last,
+        {.status = 401, .message = "the API key is missing or not known: expected Authorization: Bearer KEY", .code = "invalid_api_key"});
   }
-  if (methods.empty()) co_return co_await refuse(last, {.status = 404, .message = "there is nothing at " + shown(head.target.path), .code = "unknown_url"});
+  if (methods.empty())
+    co_return co_await refuse(last, {.status = 404, .message = "there is nothing at " + shown(head.target.path), .code = "unknown_url"});
   const bool post = methods == "POST";
   if (post ? head.method != http::verb::post : head.method != http::verb::get && head.method != http::verb::head) {
-    Response response = response_of({.status = 405, .message = fmt::format("{} takes {}", head.target.path, methods), .code = "method_not_supported"});
+    Response response =
+        response_of({.status = 405, .message = fmt::format("{} takes {}", head.target.path, methods), .code = "method_not_supported"});
     response.headers.emplace_back("Allow", methods);
     co_return co_await send(last, std::move(response));
   }
@@ -289,7 +308,11 @@ net::awaitable<bool> Connection<Stream>::serve_one() {
   }
   const auto bytes = static_cast<int64_t>(parser->content_length().value_or(static_cast<uint64_t>(server_.options.limits.body_bytes)));
   if (server_.body_bytes + bytes > 16 * server_.options.limits.body_bytes) {
-    co_return co_await refuse(last, {.status = 429, .message = "too many bodies are being read at once", .code = "rate_limit_exceeded", .type = "rate_limit_error", .retry_after_seconds = 1});
+    co_return co_await refuse(last, {.status = 429,
+                                     .message = "too many bodies are being read at once",
+                                     .code = "rate_limit_exceeded",
+                                     .type = "rate_limit_error",
+                                     .retry_after_seconds = 1});
   }
   const BodyMemory memory(server_.body_bytes, bytes);
   if (!co_await read_body(*parser)) co_return false;
@@ -387,7 +410,7 @@ net::awaitable<bool> Connection<Stream>::stream_answer(const Head& head, ModelHo
   bool complete = false;
   co_await (until_gone() || write_stream(head, *call, complete));
   call->finish();
-  co_return complete && head.keep_alive && head.chunks && !server_.draining;
+  co_return complete&& head.keep_alive&& head.chunks && !server_.draining;
 }
 
 // Writes what there is, waits for more, to the end. `complete`: the client got everything.
@@ -400,7 +423,8 @@ net::awaitable<void> Connection<Stream>::write_stream(const Head& head, Call<Str
     co_return;
   }
   server_.metrics.answered(route_name(head.target.path), 200);
-  auto message = frame(head, {.content_type = "text/event-stream", .body = "", .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
+  auto message = frame(
+      head, {.content_type = "text/event-stream", .body = "", .headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
   message.erase(http::field::content_length);
   if (head.chunks) message.set(http::field::transfer_encoding, "chunked");
   std::ostringstream text;
@@ -429,7 +453,8 @@ net::awaitable<bool> Connection<Stream>::embed(const Head& head, std::string bod
   if (!ready.ok()) co_return co_await refuse(head, ready.error());
   PreparedEmbedding& prepared = ready->prepared;
   if (auto full = server_.take_place(*ready->host, prepared.tokens)) co_return co_await refuse(head, *full);
-  const auto call = std::make_shared<Call<EmbeddingAnswer>>(server_, *ready->host, EmbeddingAnswer(prepared.requests.size()), prepared.tokens);
+  const auto call =
+      std::make_shared<Call<EmbeddingAnswer>>(server_, *ready->host, EmbeddingAnswer(prepared.requests.size()), prepared.tokens);
   call->start(std::move(prepared.requests));
   const auto first = co_await (until_gone() || until_done(*call));
   call->finish();

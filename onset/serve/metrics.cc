@@ -27,13 +27,21 @@ auto& family(Builder builder, const char* name, const char* help, prometheus::Re
 // Families are made once, models add themselves to them.
 struct Families {
   explicit Families(prometheus::Registry& registry) : r(registry) {}
-  prometheus::Family<prometheus::Histogram>& histogram(const char* name, const char* help) { return family(prometheus::BuildHistogram(), name, help, r); }
-  prometheus::Family<prometheus::Counter>& counter(const char* name, const char* help) { return family(prometheus::BuildCounter(), name, help, r); }
-  prometheus::Family<prometheus::Gauge>& gauge(const char* name, const char* help) { return family(prometheus::BuildGauge(), name, help, r); }
+  prometheus::Family<prometheus::Histogram>& histogram(const char* name, const char* help) {
+    return family(prometheus::BuildHistogram(), name, help, r);
+  }
+  prometheus::Family<prometheus::Counter>& counter(const char* name, const char* help) {
+    return family(prometheus::BuildCounter(), name, help, r);
+  }
+  prometheus::Family<prometheus::Gauge>& gauge(const char* name, const char* help) {
+    return family(prometheus::BuildGauge(), name, help, r);
+  }
 
   prometheus::Registry& r;
-  prometheus::Family<prometheus::Histogram>& queue = histogram("onset_queue_seconds", "From a request's arrival to its first row in a step.");
-  prometheus::Family<prometheus::Histogram>& first = histogram("onset_time_to_first_token_seconds", "From a request's arrival to its first token.");
+  prometheus::Family<prometheus::Histogram>& queue =
+      histogram("onset_queue_seconds", "From a request's arrival to its first row in a step.");
+  prometheus::Family<prometheus::Histogram>& first =
+      histogram("onset_time_to_first_token_seconds", "From a request's arrival to its first token.");
   prometheus::Family<prometheus::Histogram>& between = histogram("onset_time_between_tokens_seconds", "Between two tokens of one answer.");
   prometheus::Family<prometheus::Histogram>& request = histogram("onset_request_seconds", "From a request's arrival to its last token.");
   prometheus::Family<prometheus::Histogram>& step = histogram("onset_step_seconds", "Time of one step of the engine.");
@@ -41,7 +49,8 @@ struct Families {
   prometheus::Family<prometheus::Histogram>& answer_rows = histogram("onset_step_answer_rows", "Answers that got a token in one step.");
   prometheus::Family<prometheus::Counter>& prompt_tokens = counter("onset_prompt_tokens_total", "Prompt tokens of ended requests.");
   prometheus::Family<prometheus::Counter>& new_tokens = counter("onset_new_tokens_total", "Generated tokens of ended requests.");
-  prometheus::Family<prometheus::Counter>& requests = counter("onset_requests_total", "Ended requests by reason: stop, length, cancelled, expired, failed.");
+  prometheus::Family<prometheus::Counter>& requests =
+      counter("onset_requests_total", "Ended requests by reason: stop, length, cancelled, expired, failed.");
   prometheus::Family<prometheus::Counter>& preemptions = counter("onset_preemptions_total", "Requests that lost their pages for a while.");
   prometheus::Family<prometheus::Gauge>& running = gauge("onset_requests_running", "Requests that hold pages.");
   prometheus::Family<prometheus::Gauge>& waiting = gauge("onset_requests_waiting", "Requests that wait for pages.");
@@ -54,12 +63,21 @@ struct Families {
 class OneModel : public ModelMetrics {
  public:
   OneModel(Families& families, const std::string& name)
-      : labels_{{"model", name}}, queue_(families.queue.Add(labels_, wait_seconds)), first_(families.first.Add(labels_, wait_seconds)),
-        between_(families.between.Add(labels_, step_seconds)), request_(families.request.Add(labels_, wait_seconds)),
-        step_(families.step.Add(labels_, step_seconds)), prompt_rows_(families.prompt_rows.Add(labels_, rows)),
-        answer_rows_(families.answer_rows.Add(labels_, rows)), prompt_tokens_(families.prompt_tokens.Add(labels_)),
-        new_tokens_(families.new_tokens.Add(labels_)), preemptions_(families.preemptions.Add(labels_)), running_(families.running.Add(labels_)),
-        waiting_(families.waiting.Add(labels_)), pages_(families.pages.Add(labels_)), pages_used_(families.pages_used.Add(labels_)) {
+      : labels_{{"model", name}},
+        queue_(families.queue.Add(labels_, wait_seconds)),
+        first_(families.first.Add(labels_, wait_seconds)),
+        between_(families.between.Add(labels_, step_seconds)),
+        request_(families.request.Add(labels_, wait_seconds)),
+        step_(families.step.Add(labels_, step_seconds)),
+        prompt_rows_(families.prompt_rows.Add(labels_, rows)),
+        answer_rows_(families.answer_rows.Add(labels_, rows)),
+        prompt_tokens_(families.prompt_tokens.Add(labels_)),
+        new_tokens_(families.new_tokens.Add(labels_)),
+        preemptions_(families.preemptions.Add(labels_)),
+        running_(families.running.Add(labels_)),
+        waiting_(families.waiting.Add(labels_)),
+        pages_(families.pages.Add(labels_)),
+        pages_used_(families.pages_used.Add(labels_)) {
     for (const char* reason : {"stop", "length", "cancelled", "expired", "failed"}) {
       ended_.emplace(reason, &families.requests.Add({{"model", name}, {"reason", reason}}));
     }
@@ -118,8 +136,12 @@ void Metrics::answered(const std::string& route, int status) {
   state_->families.http.Add({{"route", route}, {"status", std::to_string(status)}}).Increment();
 }
 
-void Metrics::connections(int64_t open) { state_->connections.Set(static_cast<double>(open)); }
+void Metrics::connections(int64_t open) {
+  state_->connections.Set(static_cast<double>(open));
+}
 
-std::string Metrics::text() const { return prometheus::TextSerializer().Serialize(state_->registry.Collect()); }
+std::string Metrics::text() const {
+  return prometheus::TextSerializer().Serialize(state_->registry.Collect());
+}
 
 }  // namespace onset::serve

@@ -16,14 +16,22 @@ Event last_event(Finish finish, Status status) {
 
 }  // namespace
 
-Result<std::unique_ptr<ModelHost>> ModelHost::create(std::string name, std::unique_ptr<Engine> engine, Deliver deliver, ModelMetrics& metrics) {
+Result<std::unique_ptr<ModelHost>> ModelHost::create(std::string name, std::unique_ptr<Engine> engine, Deliver deliver,
+                                                     ModelMetrics& metrics) {
   ONSET_ASSIGN(std::optional<ChatTemplate> chat_template, load_chat_template(*engine));
-  return std::unique_ptr<ModelHost>(new ModelHost(std::move(name), std::move(engine), std::move(chat_template), std::move(deliver), metrics));
+  return std::unique_ptr<ModelHost>(
+      new ModelHost(std::move(name), std::move(engine), std::move(chat_template), std::move(deliver), metrics));
 }
 
-ModelHost::ModelHost(std::string name, std::unique_ptr<Engine> engine, std::optional<ChatTemplate> chat_template, Deliver deliver, ModelMetrics& metrics)
-    : name_(std::move(name)), created_(std::time(nullptr)), engine_(std::move(engine)), chat_template_(std::move(chat_template)),
-      deliver_(std::move(deliver)), metrics_(metrics), pages_(engine_->statistics().pages) {
+ModelHost::ModelHost(std::string name, std::unique_ptr<Engine> engine, std::optional<ChatTemplate> chat_template, Deliver deliver,
+                     ModelMetrics& metrics)
+    : name_(std::move(name)),
+      created_(std::time(nullptr)),
+      engine_(std::move(engine)),
+      chat_template_(std::move(chat_template)),
+      deliver_(std::move(deliver)),
+      metrics_(metrics),
+      pages_(engine_->statistics().pages) {
   if (chat_template_) {
     if (const auto source = engine_->model().file().text("tokenizer.chat_template"); source.ok()) tool_form_ = tool_call_form(*source);
   }
@@ -32,7 +40,9 @@ ModelHost::ModelHost(std::string name, std::unique_ptr<Engine> engine, std::opti
   thread_ = std::thread([this] { run(); });
 }
 
-ModelHost::~ModelHost() { stop(); }
+ModelHost::~ModelHost() {
+  stop();
+}
 
 void ModelHost::stop() {
   {
@@ -83,7 +93,8 @@ std::vector<StepRecord> ModelHost::steps_after(int64_t after) const {
   return found;
 }
 
-Result<std::shared_ptr<const TokenGrammar>> ModelHost::grammar(const std::string& key, const std::function<Result<Grammar>()>& compile) const {
+Result<std::shared_ptr<const TokenGrammar>> ModelHost::grammar(const std::string& key,
+                                                               const std::function<Result<Grammar>()>& compile) const {
   const std::lock_guard lock(grammars_mutex_);
   if (const auto found = grammars_.find(key); found != grammars_.end()) return found->second;
   ONSET_ASSIGN(Grammar compiled, compile());
@@ -129,8 +140,12 @@ void ModelHost::give_up(const Status& status) {
 void ModelHost::take_in(Request request, const std::shared_ptr<Receiver>& receiver, int choice, Clock::time_point arrived) {
   Status problem = status();
   if (problem.ok()) {
-    Live live{.receiver = receiver, .choice = choice, .prompt_tokens = static_cast<int32_t>(request.tokens.size()), .arrived = arrived,
-              .last_token = arrived, .wants_tokens = request.most_new_tokens != 0};
+    Live live{.receiver = receiver,
+              .choice = choice,
+              .prompt_tokens = static_cast<int32_t>(request.tokens.size()),
+              .arrived = arrived,
+              .last_token = arrived,
+              .wants_tokens = request.most_new_tokens != 0};
     const Result<RequestId> id = engine_->submit(std::move(request), [this](const Event& event) { on_event(event); });
     if (id.ok()) {
       live_.emplace(*id, std::move(live));
@@ -164,8 +179,13 @@ void ModelHost::on_event(const Event& event) {
 
 void ModelHost::on_step(const StepReport& report) {
   const EngineStatistics statistics = engine_->statistics();
-  StepRecord record{.number = report.number + 1, .at_seconds = report.begin_seconds + report.seconds, .seconds = report.seconds, .answers = report.answer_rows,
-                    .running = report.running, .waiting = report.waiting, .pages_used = statistics.pages - statistics.free_pages};
+  StepRecord record{.number = report.number + 1,
+                    .at_seconds = report.begin_seconds + report.seconds,
+                    .seconds = report.seconds,
+                    .answers = report.answer_rows,
+                    .running = report.running,
+                    .waiting = report.waiting,
+                    .pages_used = statistics.pages - statistics.free_pages};
   for (const Span& span : report.step.spans) {
     if (!span.answer) record.prompts.push_back(span.count);
     const auto found = live_.find(span.id);
@@ -174,7 +194,8 @@ void ModelHost::on_step(const StepReport& report) {
     metrics_.queued(std::max(0.0, seconds_since(found->second.arrived) - report.seconds));
   }
   metrics_.step(report.seconds, report.prompt_rows, report.answer_rows);
-  metrics_.state(statistics.running, statistics.waiting, record.pages_used, statistics.pages, statistics.preempted_to_recompute + statistics.preempted_to_file);
+  metrics_.state(statistics.running, statistics.waiting, record.pages_used, statistics.pages,
+                 statistics.preempted_to_recompute + statistics.preempted_to_file);
   const std::lock_guard lock(mutex_);
   records_.push_back(std::move(record));
   if (records_.size() > most_records) records_.pop_front();
@@ -184,7 +205,8 @@ void ModelHost::hand_out() {
   if (deliveries_.empty()) return;
   if (live_.empty()) {
     const EngineStatistics statistics = engine_->statistics();
-    metrics_.state(0, 0, statistics.pages - statistics.free_pages, statistics.pages, statistics.preempted_to_recompute + statistics.preempted_to_file);
+    metrics_.state(0, 0, statistics.pages - statistics.free_pages, statistics.pages,
+                   statistics.preempted_to_recompute + statistics.preempted_to_file);
   }
   deliver_(std::exchange(deliveries_, {}));
 }

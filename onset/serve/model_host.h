@@ -53,7 +53,8 @@ struct StepRecord {
 class ModelHost {
  public:
   // Errors: those of the model's chat template.
-  static Result<std::unique_ptr<ModelHost>> create(std::string name, std::unique_ptr<Engine> engine, Deliver deliver, ModelMetrics& metrics);
+  static Result<std::unique_ptr<ModelHost>> create(std::string name, std::unique_ptr<Engine> engine, Deliver deliver,
+                                                   ModelMetrics& metrics);
   ~ModelHost();  // as stop()
 
   // Any thread, and any time: what is said after the end of the engine ends with an event that says so.
@@ -90,7 +91,8 @@ class ModelHost {
     bool scheduled = false, wants_tokens = true;
   };
 
-  ModelHost(std::string name, std::unique_ptr<Engine> engine, std::optional<ChatTemplate> chat_template, Deliver deliver, ModelMetrics& metrics);
+  ModelHost(std::string name, std::unique_ptr<Engine> engine, std::optional<ChatTemplate> chat_template, Deliver deliver,
+            ModelMetrics& metrics);
   void run();
   void post(Command command);
   std::deque<Command> take_commands();

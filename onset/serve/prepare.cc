@@ -38,7 +38,9 @@ Checked<std::vector<int32_t>> tokens_of(const ModelHost& host, const Prompt& pro
     tokens = *ids;
     for (const int32_t token : tokens) {
       if (token >= host.vocabulary()) {
-        return ApiError{.message = fmt::format("{}: token id {} is not in the vocabulary of {}", field, token, host.vocabulary()), .param = field, .code = "invalid_value"};
+        return ApiError{.message = fmt::format("{}: token id {} is not in the vocabulary of {}", field, token, host.vocabulary()),
+                        .param = field,
+                        .code = "invalid_value"};
       }
     }
   } else {
@@ -47,10 +49,13 @@ Checked<std::vector<int32_t>> tokens_of(const ModelHost& host, const Prompt& pro
     if (!encoded.ok()) return error_of(encoded.status());
     tokens = *std::move(encoded);
   }
-  if (tokens.empty()) return ApiError{.message = fmt::format("{}: is empty, expected one token or more", field), .param = field, .code = "invalid_value"};
+  if (tokens.empty())
+    return ApiError{.message = fmt::format("{}: is empty, expected one token or more", field), .param = field, .code = "invalid_value"};
   if (static_cast<int64_t>(tokens.size()) > host.context()) {
-    return ApiError{.message = fmt::format("{}: has {} tokens, the context of model {} has room for {}", field, tokens.size(), host.name(), host.context()),
-                    .param = field, .code = "context_length_exceeded"};
+    return ApiError{.message = fmt::format("{}: has {} tokens, the context of model {} has room for {}", field, tokens.size(), host.name(),
+                                           host.context()),
+                    .param = field,
+                    .code = "context_length_exceeded"};
   }
   return tokens;
 }
@@ -59,7 +64,9 @@ Checked<std::vector<int32_t>> tokens_of(const ModelHost& host, const Prompt& pro
 std::optional<ApiError> check_options(const ModelHost& host, const GenerationRequest& request) {
   for (const auto& [token, bias] : request.sampling.logit_bias) {
     if (token >= host.vocabulary()) {
-      return ApiError{.message = fmt::format("logit_bias: token {} is not in the vocabulary of {}", token, host.vocabulary()), .param = "logit_bias", .code = "invalid_value"};
+      return ApiError{.message = fmt::format("logit_bias: token {} is not in the vocabulary of {}", token, host.vocabulary()),
+                      .param = "logit_bias",
+                      .code = "invalid_value"};
     }
   }
   if (const Status status = check_sampling(request.sampling, host.vocabulary()); !status.ok()) return error_of(status);
@@ -126,7 +133,11 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
     prepared.form.prompt_tokens += count;
     prepared.tokens += (count + most_new) * asked.choices;
     for (int32_t choice = 0; choice < asked.choices; ++choice) {
-      Request request{.tokens = tokens, .most_new_tokens = asked.most_new_tokens, .sampling = asked.sampling, .stop = asked.stop, .ignore_end = asked.ignore_end};
+      Request request{.tokens = tokens,
+                      .most_new_tokens = asked.most_new_tokens,
+                      .sampling = asked.sampling,
+                      .stop = asked.stop,
+                      .ignore_end = asked.ignore_end};
       request.sampling.seed = seed_of_choice(seed, prepared.requests.size());
       prepared.requests.push_back(std::move(request));
     }
@@ -185,20 +196,26 @@ Checked<Prepared> prepare(const ModelHost& host, ChatRequest request) {
   if (const auto problem = check_options(host, request)) return *problem;
   if (host.tokenizer() == nullptr) return no_tokenizer(host);
   if (!host.chat_template()) {
-    return ApiError{.message = fmt::format("model {} has no chat template: it was not trained to chat (/v1/completions continues a text)", host.name()),
-                    .param = "model", .code = "unsupported_value"};
+    return ApiError{
+        .message = fmt::format("model {} has no chat template: it was not trained to chat (/v1/completions continues a text)", host.name()),
+        .param = "model",
+        .code = "unsupported_value"};
   }
   if (request.tool_choice == "none") request.tools = nullptr;
   if (!request.tools.is_null() && host.tool_form() == ToolCallForm::none) {
-    return ApiError{.message = fmt::format("tools: the chat template of model {} shows no form of calls that is known (Hermes, Llama 3)", host.name()),
-                    .param = "tools", .code = "unsupported_value"};
+    return ApiError{
+        .message = fmt::format("tools: the chat template of model {} shows no form of calls that is known (Hermes, Llama 3)", host.name()),
+        .param = "tools",
+        .code = "unsupported_value"};
   }
   Checked<std::shared_ptr<const TokenGrammar>> grammar = grammar_of(host, request.response_format);
   if (!grammar.ok()) return grammar.error();
   request.sampling.grammar = *std::move(grammar);
   if (request.tool_choice == "required" || request.tool_choice.is_object()) {
     if (request.sampling.grammar != nullptr) {
-      return ApiError{.message = "tool_choice: a call that is demanded and a response_format exclude each other", .param = "tool_choice", .code = "invalid_value"};
+      return ApiError{.message = "tool_choice: a call that is demanded and a response_format exclude each other",
+                      .param = "tool_choice",
+                      .code = "invalid_value"};
     }
     auto calls = demanded_calls(host, request);
     if (!calls.ok()) return calls.error();
@@ -245,7 +262,9 @@ std::optional<std::vector<float>> MeanPool::normalised() const {
 
 Checked<PreparedEmbedding> prepare(const ModelHost& host, EmbeddingRequest request) {
   if (request.dimensions && *request.dimensions != host.hidden()) {
-    return ApiError{.message = fmt::format("dimensions: model {} gives {}, got {}", host.name(), host.hidden(), *request.dimensions), .param = "dimensions", .code = "invalid_value"};
+    return ApiError{.message = fmt::format("dimensions: model {} gives {}, got {}", host.name(), host.hidden(), *request.dimensions),
+                    .param = "dimensions",
+                    .code = "invalid_value"};
   }
   PreparedEmbedding prepared{.requests = {}, .pools = {}, .model = host.name(), .base64 = request.base64};
   for (const Prompt& input : request.inputs) {
@@ -275,7 +294,8 @@ Checked<std::string> embedding_body(const PreparedEmbedding& prepared) {
   }
   std::string model;
   append_json_string(model, prepared.model);
-  return out + fmt::format("],\"model\":{},\"usage\":{{\"prompt_tokens\":{},\"total_tokens\":{}}}}}", model, prepared.tokens, prepared.tokens);
+  return out +
+         fmt::format("],\"model\":{},\"usage\":{{\"prompt_tokens\":{},\"total_tokens\":{}}}}}", model, prepared.tokens, prepared.tokens);
 }
 
 Checked<Ready<Prepared>> ready_generation(const Hosts& hosts, const Checked<Json>& body, bool chat) {
@@ -303,7 +323,10 @@ Checked<std::string> detokenize_body(const ModelHost& host, const DetokenizeRequ
   if (host.tokenizer() == nullptr) return no_tokenizer(host);
   for (const int32_t token : request.tokens) {
     if (!host.tokenizer()->has(token)) {
-      return ApiError{.message = fmt::format("tokens: token id {} is not in the vocabulary of {}", token, host.tokenizer()->vocabulary_size()), .param = "tokens", .code = "invalid_value"};
+      return ApiError{
+          .message = fmt::format("tokens: token id {} is not in the vocabulary of {}", token, host.tokenizer()->vocabulary_size()),
+          .param = "tokens",
+          .code = "invalid_value"};
     }
   }
   const Result<std::string> text = host.tokenizer()->decode(request.tokens);

@@ -17,7 +17,7 @@ struct Prepared {
   std::vector<Request> requests;  // one for each choice: the first prompt's choices, the second's, ...
   AnswerForm form;
   bool stream = false;
-  int64_t tokens = 0;             // that it may come to hold: prompts and answers of all choices
+  int64_t tokens = 0;  // that it may come to hold: prompts and answers of all choices
 };
 
 // `host` must be the model that the request names. Errors: a prompt that does not fit the context (code context_length_exceeded), token

@@ -42,7 +42,8 @@ std::vector<Prompt> prompts(Fields& fields, std::string_view name) {
   const bool texts = value->front().is_string();
   for (const Json& entry : *value) {
     if (texts ? !entry.is_string() : !entry.is_array()) {
-      return refuse(fmt::format("expected all entries to be {}, got {} as entry {}", texts ? "strings" : "lists of token ids", shown(entry), found.size()));
+      return refuse(fmt::format("expected all entries to be {}, got {} as entry {}", texts ? "strings" : "lists of token ids", shown(entry),
+                                found.size()));
     }
     if (texts) {
       found.emplace_back(entry.get<std::string>());
@@ -58,8 +59,10 @@ void read_stop(Fields& fields, GenerationRequest& request) {
   if (value == nullptr) return;
   const Json list = value->is_string() ? Json::array({*value}) : *value;
   if (!list.is_array() || list.size() > most_stops) {
-    return fields.fail("stop", fmt::format("expected a string or a list of at most {} strings, got {}", most_stops,
-                                           list.is_array() ? fmt::format("{} entries", list.size()) : shown(list)), "invalid_value");
+    return fields.fail("stop",
+                       fmt::format("expected a string or a list of at most {} strings, got {}", most_stops,
+                                   list.is_array() ? fmt::format("{} entries", list.size()) : shown(list)),
+                       "invalid_value");
   }
   for (const Json& text : list) {
     if (!text.is_string() || text.get_ref<const std::string&>().empty() || text.get_ref<const std::string&>().size() > longest_stop) {
@@ -72,7 +75,8 @@ void read_stop(Fields& fields, GenerationRequest& request) {
 void read_logit_bias(Fields& fields, SamplingOptions& sampling) {
   const Json* value = fields.find("logit_bias");
   if (value == nullptr) return;
-  if (!value->is_object()) return fields.fail("logit_bias", "expected an object of token ids and numbers, got " + shown(*value), "invalid_type");
+  if (!value->is_object())
+    return fields.fail("logit_bias", "expected an object of token ids and numbers, got " + shown(*value), "invalid_type");
   if (value->size() > most_biases) {
     return fields.fail("logit_bias", fmt::format("expected at most {} tokens, got {}", most_biases, value->size()), "invalid_value");
   }
@@ -83,7 +87,8 @@ void read_logit_bias(Fields& fields, SamplingOptions& sampling) {
       return fields.fail("logit_bias", fmt::format("expected token ids as names, got {}", shown(key)), "invalid_value");
     }
     if (!bias.is_number() || !(bias.get<double>() >= -100 && bias.get<double>() <= 100)) {
-      return fields.fail("logit_bias", fmt::format("expected a number from -100 to 100 for token {}, got {}", token, shown(bias)), "invalid_value");
+      return fields.fail("logit_bias", fmt::format("expected a number from -100 to 100 for token {}, got {}", token, shown(bias)),
+                         "invalid_value");
     }
     sampling.logit_bias.emplace_back(token, bias.get<float>());
   }
@@ -140,7 +145,8 @@ Checked<CompletionRequest> parse_completion(const Json& body) {
     request.sampling.top_logprobs = static_cast<int32_t>(*logprobs);
   }
   if (!errors.first && request.prompts.size() * static_cast<size_t>(request.choices) > most_prompts) {
-    fields.fail("n", fmt::format("expected at most {} answers in all, got {} to each of {} prompts", most_prompts, request.choices, request.prompts.size()));
+    fields.fail("n", fmt::format("expected at most {} answers in all, got {} to each of {} prompts", most_prompts, request.choices,
+                                 request.prompts.size()));
   }
   fields.finish();
   if (errors.first) return *errors.first;
@@ -184,7 +190,8 @@ Checked<EmbeddingRequest> parse_embedding(const Json& body) {
   request.inputs = prompts(fields, "input");
   if (const auto format = fields.text("encoding_format")) {
     request.base64 = *format == "base64";
-    if (!request.base64 && *format != "float") fields.fail("encoding_format", "expected float or base64, got " + shown(*format), "invalid_value");
+    if (!request.base64 && *format != "float")
+      fields.fail("encoding_format", "expected float or base64, got " + shown(*format), "invalid_value");
   }
   request.dimensions = fields.integer("dimensions", 1, most_tokens);
   fields.ignore("user");

@@ -24,13 +24,13 @@ using Prompt = std::variant<std::string, std::vector<int32_t>>;
 struct GenerationRequest {
   std::string model;
   bool stream = false;
-  bool include_usage = false;               // stream_options: a last chunk with the token counts
-  int32_t choices = 1;                      // n: answers to each prompt
-  std::optional<int32_t> most_new_tokens;   // none: up to the context's end
-  SamplingOptions sampling;                 // temperature 1 unless the request says otherwise
-  bool seeded = false;                      // sampling.seed came with the request
+  bool include_usage = false;              // stream_options: a last chunk with the token counts
+  int32_t choices = 1;                     // n: answers to each prompt
+  std::optional<int32_t> most_new_tokens;  // none: up to the context's end
+  SamplingOptions sampling;                // temperature 1 unless the request says otherwise
+  bool seeded = false;                     // sampling.seed came with the request
   std::vector<std::string> stop;
-  bool ignore_end = false;                  // ignore_eos: go on after end-of-answer tokens
+  bool ignore_end = false;  // ignore_eos: go on after end-of-answer tokens
 };
 
 struct CompletionRequest : GenerationRequest {
@@ -38,10 +38,10 @@ struct CompletionRequest : GenerationRequest {
 };
 
 struct ChatRequest : GenerationRequest {
-  Json messages = Json::array();    // as a chat template takes them: contents are texts, arguments of calls are objects
-  Json tools = nullptr;             // a list of {"type": "function", "function": {...}}, or null
-  Json tool_choice = nullptr;       // "none", "auto", "required", {"type": "function", ...}, or null
-  Json response_format = nullptr;   // {"type": "json_object"}, {"type": "json_schema", ...}, or null: any text
+  Json messages = Json::array();   // as a chat template takes them: contents are texts, arguments of calls are objects
+  Json tools = nullptr;            // a list of {"type": "function", "function": {...}}, or null
+  Json tool_choice = nullptr;      // "none", "auto", "required", {"type": "function", ...}, or null
+  Json response_format = nullptr;  // {"type": "json_object"}, {"type": "json_schema", ...}, or null: any text
   bool parallel_tool_calls = true;
 
   // The tools' names. All of them may be called unless tool_choice says otherwise.

@@ -67,7 +67,8 @@ TEST(Requests, PromptsAreTextsOrTokens) {
   EXPECT_EQ(std::get<std::vector<int32_t>>(completion(R"({"model": "a", "prompt": [1, 2]})").prompts.at(0)), (std::vector<int32_t>{1, 2}));
   const CompletionRequest two = completion(R"({"model": "a", "prompt": [[1], [2, 3]]})");
   EXPECT_EQ(std::get<std::vector<int32_t>>(two.prompts.at(1)), (std::vector<int32_t>{2, 3}));
-  for (const char* prompt : {"[]", "{}", "7", "[\"x\", 1]", "[[1], \"x\"]", "[1, \"x\"]", "[-1]", "[1.5]", "[9999999999]", "[[[1]]]", "[true]"}) {
+  for (const char* prompt :
+       {"[]", "{}", "7", "[\"x\", 1]", "[[1], \"x\"]", "[1, \"x\"]", "[-1]", "[1.5]", "[9999999999]", "[[[1]]]", "[true]"}) {
     const ApiError error = refusal(parse_completion, fmt::format(R"({{"model": "a", "prompt": {}}})", prompt));
     EXPECT_EQ(error.param, "prompt") << prompt;
     EXPECT_EQ(error.status, 400);
@@ -77,13 +78,26 @@ TEST(Requests, PromptsAreTextsOrTokens) {
 TEST(Requests, RefusalsNameTheField) {
   const auto with = [](const std::string& field) { return R"({"model": "a", "prompt": "x", )" + field + "}"; };
   const std::pair<std::string, std::string> cases[] = {
-      {R"("temperature": 3)", "temperature"},   {R"("temperature": "hot")", "temperature"}, {R"("top_p": -0.1)", "top_p"},
-      {R"("top_k": 1.5)", "top_k"},             {R"("n": 0)", "n"},                         {R"("n": 129)", "n"},
-      {R"("max_tokens": 0)", "max_tokens"},     {R"("seed": 9223372036854775808)", "seed"}, {R"("stop": 7)", "stop"},
-      {R"("stop": [""])", "stop"},              {R"("logprobs": 6)", "logprobs"},           {R"("logit_bias": {"x": 1})", "logit_bias"},
-      {R"("logit_bias": {"1": 101})", "logit_bias"}, {R"("stream": 1)", "stream"},          {R"("stream_options": {})", "stream_options"},
-      {R"("presence_penalty": 2.5)", "presence_penalty"}, {R"("store": true)", "store"},    {R"("echo": false)", "echo"},
-      {R"("frobnicate": null)", "frobnicate"},  {R"("stream": true, "stream_options": {"x": 1})", "stream_options.x"},
+      {R"("temperature": 3)", "temperature"},
+      {R"("temperature": "hot")", "temperature"},
+      {R"("top_p": -0.1)", "top_p"},
+      {R"("top_k": 1.5)", "top_k"},
+      {R"("n": 0)", "n"},
+      {R"("n": 129)", "n"},
+      {R"("max_tokens": 0)", "max_tokens"},
+      {R"("seed": 9223372036854775808)", "seed"},
+      {R"("stop": 7)", "stop"},
+      {R"("stop": [""])", "stop"},
+      {R"("logprobs": 6)", "logprobs"},
+      {R"("logit_bias": {"x": 1})", "logit_bias"},
+      {R"("logit_bias": {"1": 101})", "logit_bias"},
+      {R"("stream": 1)", "stream"},
+      {R"("stream_options": {})", "stream_options"},
+      {R"("presence_penalty": 2.5)", "presence_penalty"},
+      {R"("store": true)", "store"},
+      {R"("echo": false)", "echo"},
+      {R"("frobnicate": null)", "frobnicate"},
+      {R"("stream": true, "stream_options": {"x": 1})", "stream_options.x"},
   };
   for (const auto& [field, name] : cases) EXPECT_EQ(refusal(parse_completion, with(field)).param, name) << field;
   EXPECT_EQ(refusal(parse_completion, R"({"prompt": "x"})").param, "model");
@@ -121,16 +135,24 @@ TEST(Requests, MessagesThatAreNone) {
       {R"([{"role": "user", "content": "x", "colour": 1}])", "messages[0].colour"},
       {R"([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])", "messages[0].content[0].type"},
       {R"([{"role": "tool", "content": "x"}])", "messages[0].tool_call_id"},
-      {R"([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "nonsense"}}]}])", "messages[0].tool_calls[0].function.arguments"},
+      {R"([{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "nonsense"}}]}])",
+       "messages[0].tool_calls[0].function.arguments"},
   };
   for (const auto& [messages, name] : cases) EXPECT_EQ(refusal(parse_chat, with(messages)).param, name) << messages;
-  EXPECT_EQ(refusal(parse_chat, R"({"model": "a", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "max_completion_tokens": 2})").param, "max_tokens");
-  EXPECT_EQ(refusal(parse_chat, R"({"model": "a", "messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})").param, "top_logprobs");
+  EXPECT_EQ(
+      refusal(parse_chat, R"({"model": "a", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "max_completion_tokens": 2})")
+          .param,
+      "max_tokens");
+  EXPECT_EQ(refusal(parse_chat, R"({"model": "a", "messages": [{"role": "user", "content": "x"}], "top_logprobs": 2})").param,
+            "top_logprobs");
 }
 
 TEST(Requests, ToolsAreChecked) {
-  const auto with = [](const std::string& more) { return R"({"model": "a", "messages": [{"role": "user", "content": "x"}], )" + more + "}"; };
-  const std::string tools = R"("tools": [{"type": "function", "function": {"name": "f", "description": "d", "strict": true, "parameters": {"type": "object"}}}])";
+  const auto with = [](const std::string& more) {
+    return R"({"model": "a", "messages": [{"role": "user", "content": "x"}], )" + more + "}";
+  };
+  const std::string tools =
+      R"("tools": [{"type": "function", "function": {"name": "f", "description": "d", "strict": true, "parameters": {"type": "object"}}}])";
   EXPECT_EQ(chat(with(tools)).functions, std::vector<std::string>{"f"});
   EXPECT_TRUE(chat(with(R"("tools": [])")).tools.is_null());
   for (const char* choice : {"\"none\"", "\"auto\"", "\"required\"", R"({"type": "function", "function": {"name": "f"}})"}) {
@@ -160,7 +182,8 @@ TEST(Requests, BodiesThatAreNoObjects) {
 }
 
 TEST(Requests, Embeddings) {
-  const Checked<EmbeddingRequest> parsed = parse_embedding(*parse_body(R"({"model": "a", "input": ["x", "y"], "encoding_format": "base64", "user": "u"})"));
+  const Checked<EmbeddingRequest> parsed =
+      parse_embedding(*parse_body(R"({"model": "a", "input": ["x", "y"], "encoding_format": "base64", "user": "u"})"));
   ASSERT_TRUE(parsed.ok());
   EXPECT_TRUE(parsed->base64);
   EXPECT_EQ(parsed->inputs.size(), 2u);

@@ -29,7 +29,10 @@ std::string percent_decoded(std::string_view text) {
 }
 
 Json model_json(const ModelHost& host) {
-  return {{"id", host.name()}, {"object", "model"}, {"created", host.created()}, {"owned_by", "onset"},
+  return {{"id", host.name()},
+          {"object", "model"},
+          {"created", host.created()},
+          {"owned_by", "onset"},
           {"onset", {{"context", host.context()}, {"chat", host.chat_template().has_value()}, {"pool_pages", host.pages()}}}};
 }
 
@@ -70,13 +73,20 @@ Response steps(const Server::State& server, const Target& target) {
     const std::string& text = from->second;
     const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), after);
     if (problem != std::errc() || end != text.data() + text.size()) {
-      return response_of({.message = "after: expected the number of a step, got " + shown(text), .param = "after", .code = "invalid_value"});
+      return response_of(
+          {.message = "after: expected the number of a step, got " + shown(text), .param = "after", .code = "invalid_value"});
     }
   }
   Json list = Json::array();
   for (const StepRecord& step : host->steps_after(after)) {
-    list.push_back({{"number", step.number}, {"at", step.at_seconds}, {"seconds", step.seconds}, {"prompts", step.prompts}, {"answers", step.answers},
-                    {"running", step.running}, {"waiting", step.waiting}, {"pages_used", step.pages_used}});
+    list.push_back({{"number", step.number},
+                    {"at", step.at_seconds},
+                    {"seconds", step.seconds},
+                    {"prompts", step.prompts},
+                    {"answers", step.answers},
+                    {"running", step.running},
+                    {"waiting", step.waiting},
+                    {"pages_used", step.pages_used}});
   }
   return json_response({{"model", host->name()}, {"pages", host->pages()}, {"steps", list}});
 }
@@ -94,8 +104,11 @@ const Asset* find_asset(const std::string& path) {
 
 Response asset_response(const Asset& asset) {
   // The page asks nobody but its own server.
-  return {.content_type = std::string(asset.content_type), .body = std::string(asset.text),
-          .headers = {{"Cache-Control", "no-cache"}, {"Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'"}, {"Referrer-Policy", "no-referrer"}}};
+  return {.content_type = std::string(asset.content_type),
+          .body = std::string(asset.text),
+          .headers = {{"Cache-Control", "no-cache"},
+                      {"Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'"},
+                      {"Referrer-Policy", "no-referrer"}}};
 }
 
 }  // namespace
@@ -115,7 +128,9 @@ Target parse_target(std::string_view text) {
   return target;
 }
 
-bool is_public(const std::string& path) { return path == "/health" || find_asset(path) != nullptr; }
+bool is_public(const std::string& path) {
+  return path == "/health" || find_asset(path) != nullptr;
+}
 
 std::string allowed_methods(const std::string& path) {
   for (const std::string_view known : written_paths) {

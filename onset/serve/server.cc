@@ -2,9 +2,9 @@
 
 #include <openssl/ssl.h>
 
+#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/as_tuple.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -19,7 +19,9 @@ namespace {
 using net::ip::tcp;
 constexpr auto as_tuple = net::as_tuple(net::use_awaitable);
 
-std::chrono::nanoseconds duration_of(double seconds) { return std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9)); }
+std::chrono::nanoseconds duration_of(double seconds) {
+  return std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9));
+}
 
 Status check_limits(const ServeOptions& options) {
   const Limits& limits = options.limits;
@@ -43,12 +45,15 @@ Result<net::ssl::context> make_tls(const ServeOptions& options) {
   net::ssl::context context(net::ssl::context::tls_server);
   boost::system::error_code problem;
   context.set_options(net::ssl::context::default_workarounds | net::ssl::context::no_sslv2 | net::ssl::context::no_sslv3 |
-                          net::ssl::context::no_tlsv1 | net::ssl::context::no_tlsv1_1, problem);
+                          net::ssl::context::no_tlsv1 | net::ssl::context::no_tlsv1_1,
+                      problem);
   context.use_certificate_chain_file(options.certificate.string(), problem);
-  if (problem) return error(Code::invalid_argument, "{}: expected a certificate in PEM form ({})", options.certificate.string(), problem.message());
+  if (problem)
+    return error(Code::invalid_argument, "{}: expected a certificate in PEM form ({})", options.certificate.string(), problem.message());
   context.use_private_key_file(options.key.string(), net::ssl::context::pem, problem);
   if (problem) {
-    return error(Code::invalid_argument, "{}: expected the private key of {} in PEM form ({})", options.key.string(), options.certificate.string(), problem.message());
+    return error(Code::invalid_argument, "{}: expected the private key of {} in PEM form ({})", options.key.string(),
+                 options.certificate.string(), problem.message());
   }
   // An idle connection then keeps no record buffers.
   SSL_CTX_set_mode(context.native_handle(), SSL_MODE_RELEASE_BUFFERS);
@@ -86,8 +91,11 @@ int64_t Server::State::tokens_limit(const ModelHost& host) const {
 std::optional<ApiError> Server::State::no_place() const {
   if (draining) return ApiError{.status = 503, .message = "the server is shutting down", .code = "shutting_down", .type = "server_error"};
   if (requests < options.limits.requests) return {};
-  return ApiError{.status = 429, .message = fmt::format("the server works on {} requests and takes no more now", requests), .code = "rate_limit_exceeded",
-                  .type = "rate_limit_error", .retry_after_seconds = std::clamp(static_cast<int>(usual_seconds + 0.5), 1, 60)};
+  return ApiError{.status = 429,
+                  .message = fmt::format("the server works on {} requests and takes no more now", requests),
+                  .code = "rate_limit_exceeded",
+                  .type = "rate_limit_error",
+                  .retry_after_seconds = std::clamp(static_cast<int>(usual_seconds + 0.5), 1, 60)};
 }
 
 std::optional<ApiError> Server::State::take_place(const ModelHost& host, int64_t tokens) {
@@ -96,8 +104,12 @@ std::optional<ApiError> Server::State::take_place(const ModelHost& host, int64_t
   const int64_t limit = tokens_limit(host);
   // A call beyond the limit by itself may run alone: the engine's pool decides about it.
   if (taken > 0 && taken + tokens > limit) {
-    return ApiError{.status = 429, .message = fmt::format("requests for {} tokens are in flight and this one needs {}: the limit is {}", taken, tokens, limit),
-                    .code = "rate_limit_exceeded", .type = "rate_limit_error", .retry_after_seconds = std::clamp(static_cast<int>(usual_seconds + 0.5), 1, 60)};
+    return ApiError{
+        .status = 429,
+        .message = fmt::format("requests for {} tokens are in flight and this one needs {}: the limit is {}", taken, tokens, limit),
+        .code = "rate_limit_exceeded",
+        .type = "rate_limit_error",
+        .retry_after_seconds = std::clamp(static_cast<int>(usual_seconds + 0.5), 1, 60)};
   }
   taken += tokens;
   ++requests;
@@ -173,7 +185,10 @@ void Server::State::drain() {
   deadline.async_wait([this, close_all](const boost::system::error_code& problem) {
     if (problem) return;
     for (ActiveCall* call : std::set(calls)) {
-      call->end({.status = 503, .message = "the server is shutting down and the request took too long", .code = "shutting_down", .type = "server_error"});
+      call->end({.status = 503,
+                 .message = "the server is shutting down and the request took too long",
+                 .code = "shutting_down",
+                 .type = "server_error"});
     }
     // What they are told needs a moment to get out.
     deadline.expires_after(std::chrono::seconds(2));
@@ -220,7 +235,9 @@ std::string Server::url() const {
   return fmt::format("{}://{}:{}", state_->tls ? "https" : "http", host.find(':') == std::string::npos ? host : "[" + host + "]", port());
 }
 
-Metrics& Server::metrics() { return state_->metrics; }
+Metrics& Server::metrics() {
+  return state_->metrics;
+}
 
 Deliver Server::deliver() {
   return [state = state_.get()](std::vector<Delivery> deliveries) {

@@ -34,11 +34,11 @@ struct Limits {
 
 struct ServeOptions {
   std::string host = "127.0.0.1";
-  uint16_t port = 0;                          // 0: the system chooses
-  std::filesystem::path api_keys = {};        // a file with one key on each line; empty: everybody may ask
-  std::filesystem::path certificate, key;     // PEM files; both or none
+  uint16_t port = 0;                           // 0: the system chooses
+  std::filesystem::path api_keys = {};         // a file with one key on each line; empty: everybody may ask
+  std::filesystem::path certificate, key;      // PEM files; both or none
   std::vector<std::string> cors_origins = {};  // origins whose pages may ask ("https://example.org", "*"); none by default
-  double drain_seconds = 30;                  // how long running requests may take after SIGTERM
+  double drain_seconds = 30;                   // how long running requests may take after SIGTERM
   Limits limits = {};
 };
 

@@ -24,8 +24,8 @@ namespace net = boost::asio;
 class OpenConnection {
  public:
   virtual ~OpenConnection() = default;
-  virtual bool idle() const = 0;   // between two requests
-  virtual void close() = 0;        // now, whatever it does
+  virtual bool idle() const = 0;  // between two requests
+  virtual void close() = 0;       // now, whatever it does
 };
 
 // A call that an engine works on.
@@ -77,8 +77,8 @@ struct Server::State {
   std::set<ActiveCall*> calls;
   std::map<const ModelHost*, int64_t> tokens_in_flight;
   int32_t requests = 0;
-  int64_t body_bytes = 0;       // of bodies that are being read
-  double usual_seconds = 1;     // a moving average of how long calls take
+  int64_t body_bytes = 0;    // of bodies that are being read
+  double usual_seconds = 1;  // a moving average of how long calls take
   bool draining = false;
   bool stopped = false;
 };

@@ -65,8 +65,7 @@ bool read_output(int descriptor, const std::function<bool()>& go_on, std::string
 }  // namespace
 
 Result<ChildResult> run_child(const std::vector<std::string>& arguments, const std::filesystem::path& folder,
-                              const std::vector<std::pair<std::string, std::string>>& environment,
-                              const std::function<bool()>& go_on) {
+                              const std::vector<std::pair<std::string, std::string>>& environment, const std::function<bool()>& go_on) {
   std::vector<std::string> argument_texts = arguments;
   std::vector<std::string> environment_texts = environment_with(environment);
   std::vector<char*> argument_pointers = pointers(argument_texts);

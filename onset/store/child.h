@@ -19,7 +19,6 @@ struct ChildResult {
 // Runs `arguments[0]`, found in $PATH, in `folder` with standard input empty and some variables added to the environment. Asks
 // `go_on` (if any) five times a second; false ends the child. Errors: failed if no process can be made, cancelled.
 Result<ChildResult> run_child(const std::vector<std::string>& arguments, const std::filesystem::path& folder,
-                              const std::vector<std::pair<std::string, std::string>>& environment,
-                              const std::function<bool()>& go_on);
+                              const std::vector<std::pair<std::string, std::string>>& environment, const std::function<bool()>& go_on);
 
 }  // namespace onset

@@ -26,11 +26,11 @@ std::string lower(std::string text) {
 // One transfer: the file that grows, and what the server said about it.
 struct Transfer {
   int descriptor = -1;
-  int64_t begun_at = 0;      // bytes that were there before
+  int64_t begun_at = 0;  // bytes that were there before
   int64_t received = 0;
   int write_errno = 0;
-  long status = 0;           // of the response whose headers are being read
-  std::string validator;     // its ETag, or when it was last modified
+  long status = 0;        // of the response whose headers are being read
+  std::string validator;  // its ETag, or when it was last modified
   const PullProgress* progress = nullptr;
   std::string what;
 
@@ -94,7 +94,9 @@ struct CurlDeleter {
 };
 
 // The file that keeps, beside the part, which version of the file the part is of.
-std::filesystem::path validator_path(const std::filesystem::path& part) { return part.string() + ".version"; }
+std::filesystem::path validator_path(const std::filesystem::path& part) {
+  return part.string() + ".version";
+}
 
 Status open_part(const std::filesystem::path& part, Transfer& transfer, std::string& known_validator) {
   std::error_code ignored;

@@ -53,7 +53,9 @@ const std::vector<NamedModel>& named_models() {
   return models;
 }
 
-std::filesystem::path models_folder() { return cache_folder() / "models"; }
+std::filesystem::path models_folder() {
+  return cache_folder() / "models";
+}
 
 Result<std::filesystem::path> find_model(const std::string& name) {
   std::error_code ignored;

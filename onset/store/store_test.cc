@@ -95,10 +95,19 @@ class Pull : public Store {
     for (const char* part : {"one", "two"}) {
       spill(folder_ / "parts" / fmt::format("model.{}", part), fmt::format("bytes of {}. ", part));
       std::filesystem::create_directories(folder_ / "wheels");
-      ASSERT_EQ(run_child({real.string(), "-m", "zipfile", "-c", fmt::format("wheels/part-{}.whl", part), fmt::format("parts/model.{}", part)},
-                          folder_, {}, {})->status, 0);
+      ASSERT_EQ(
+          run_child({real.string(), "-m", "zipfile", "-c", fmt::format("wheels/part-{}.whl", part), fmt::format("parts/model.{}", part)},
+                    folder_, {}, {})
+              ->status,
+          0);
     }
-    model_ = {.name = "joined", .file = "joined.gguf", .bytes = 26, .sha256 = "", .licence = "", .licence_text = "", .must_accept = false,
+    model_ = {.name = "joined",
+              .file = "joined.gguf",
+              .bytes = 26,
+              .sha256 = "",
+              .licence = "",
+              .licence_text = "",
+              .must_accept = false,
               .parts = {{"part-one", "1.0", ".one"}, {"part-two", "1.0", ".two"}}};
     Sha256 sum;
     const std::string whole = "bytes of one. bytes of two. ";

@@ -39,10 +39,14 @@ std::string check_block(const PlanBlock& block, int32_t rows, int32_t length) {
 
 const char* kv_type_name(KvType type) {
   switch (type) {
-    case KvType::f32: return "f32";
-    case KvType::f16: return "f16";
-    case KvType::bf16: return "bf16";
-    case KvType::int8: return "int8";
+    case KvType::f32:
+      return "f32";
+    case KvType::f16:
+      return "f16";
+    case KvType::bf16:
+      return "bf16";
+    case KvType::int8:
+      return "int8";
   }
   return "unknown";
 }

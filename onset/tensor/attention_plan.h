@@ -33,10 +33,10 @@ struct PlanBlock {
 // One way of looking, shared by any number of query heads. Its blocks cover the rows in ascending order without
 // overlap; a row that no block covers sees nothing (output 0, log-sum-exp -infinity).
 struct AttentionPattern {
-  float scale = 1.0f;   // multiplies every query-key product before the softmax
+  float scale = 1.0f;  // multiplies every query-key product before the softmax
   bool causal = true;
-  int32_t window = 0;   // 0: no band
-  int32_t sink = 0;     // positions below it are seen in spite of the window
+  int32_t window = 0;  // 0: no band
+  int32_t sink = 0;    // positions below it are seen in spite of the window
   std::vector<PlanBlock> blocks;
 };
 

@@ -108,8 +108,7 @@ bool finite_half(const std::byte* stored) {
 }
 
 // Whether the halves at the given offsets of every block are finite.
-bool finite_scales(std::span<const std::byte> stored, size_t bytes_of_block,
-                   std::initializer_list<size_t> offsets) {
+bool finite_scales(std::span<const std::byte> stored, size_t bytes_of_block, std::initializer_list<size_t> offsets) {
   for (size_t begin = 0; begin < stored.size(); begin += bytes_of_block) {
     for (const size_t offset : offsets) {
       if (!finite_half(stored.data() + begin + offset)) return false;

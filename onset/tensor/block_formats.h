@@ -69,8 +69,7 @@ struct ScaleAndMin {
   uint8_t scale, min;
 };
 inline ScaleAndMin unpack_scale_and_min(const uint8_t scales[12], int index) {
-  if (index < 4)
-    return {static_cast<uint8_t>(scales[index] & 63), static_cast<uint8_t>(scales[index + 4] & 63)};
+  if (index < 4) return {static_cast<uint8_t>(scales[index] & 63), static_cast<uint8_t>(scales[index + 4] & 63)};
   return {static_cast<uint8_t>((scales[index + 4] & 15) | ((scales[index - 4] >> 6) << 4)),
           static_cast<uint8_t>((scales[index + 4] >> 4) | ((scales[index] >> 6) << 4))};
 }

@@ -15,8 +15,7 @@ namespace {
 
 const std::string fixtures = std::string(ONSET_SOURCE_DIR) + "/tests/fixtures/formats/";
 
-constexpr DType block_types[] = {DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1,
-                                 DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k};
+constexpr DType block_types[] = {DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0, DType::q4_k, DType::q5_k, DType::q6_k};
 
 std::vector<char> read_bytes(const std::string& name) {
   std::ifstream file(fixtures + name, std::ios::binary);
@@ -65,8 +64,7 @@ TEST(BlockFormats, EveryTypeReadsAsTheGgufPackageReadsIt) {
     std::vector<float> found(count);
     ASSERT_EQ(row_bytes(*dtype, count), size);
     dequantize_row(*dtype, reinterpret_cast<const std::byte*>(bytes.data()) + at + 16, found);
-    for (size_t i = 0; i < count; ++i)
-      ASSERT_EQ(expected[i], found[i]) << dtype_name(*dtype) << " value " << i;
+    for (size_t i = 0; i < count; ++i) ASSERT_EQ(expected[i], found[i]) << dtype_name(*dtype) << " value " << i;
     at += 16 + size + 4 * size_t{count};
   }
   EXPECT_EQ(records, 10);
@@ -100,14 +98,12 @@ TEST(BlockFormats, WhatWasQuantisedOnceComesThroughAgainUnchanged) {
 
 TEST(BlockFormats, ConstantAndExtremeBlocksStayFinite) {
   for (const DType dtype : block_types) {
-    for (const float value :
-         {0.0f, 1.0f, -3.5f, 1e-30f, 1e-7f, -6e4f, 1e30f, -std::numeric_limits<float>::max()}) {
+    for (const float value : {0.0f, 1.0f, -3.5f, 1e-30f, 1e-7f, -6e4f, 1e30f, -std::numeric_limits<float>::max()}) {
       const std::vector<std::byte> stored = quantized(dtype, std::vector<float>(256, value));
       EXPECT_TRUE(all_finite(dtype, stored)) << dtype_name(dtype) << " " << value;
       const std::vector<float> read = dequantized(dtype, stored);
       if (std::fabs(value) > 6.5e4f || std::fabs(value) < 1e-3f) continue;
-      for (const float found : read)
-        EXPECT_NEAR(found, value, 0.005f * std::fabs(value)) << dtype_name(dtype);
+      for (const float found : read) EXPECT_NEAR(found, value, 0.005f * std::fabs(value)) << dtype_name(dtype);
     }
     std::vector<float> mixed = gaussian(256, 1.0f, 5);
     mixed[7] = std::numeric_limits<float>::quiet_NaN();
@@ -118,8 +114,7 @@ TEST(BlockFormats, ConstantAndExtremeBlocksStayFinite) {
 
 TEST(BlockFormats, AllZeroBlocksReadAsZero) {
   for (const DType dtype : block_types) {
-    for (const float value : dequantized(dtype, quantized(dtype, std::vector<float>(512, 0.0f))))
-      EXPECT_EQ(value, 0.0f);
+    for (const float value : dequantized(dtype, quantized(dtype, std::vector<float>(512, 0.0f)))) EXPECT_EQ(value, 0.0f);
   }
 }
 

@@ -148,8 +148,8 @@ Affine fit_affine(const float* x, float high, bool offset_below_zero, std::span<
       offset = -static_cast<double>(middle);  // the total offset is zero; the scale follows alone
       scale = (s.xq - offset * s.q) / s.qq;
     }
-    const double error = square + scale * scale * s.qq + N * offset * offset - 2 * scale * s.xq -
-                         2 * offset * sum + 2 * scale * offset * s.q;
+    const double error =
+        square + scale * scale * s.qq + N * offset * offset - 2 * scale * s.xq - 2 * offset * sum + 2 * scale * offset * s.q;
     if (!(error < best_error - noise) || scale <= 0) return false;
     best_error = error;
     best = {static_cast<float>(scale), static_cast<float>(offset)};
@@ -197,8 +197,7 @@ void encode_scaled_32(const float* x, std::span<const float> margins, Block& blo
   const float scale = halved(fit_scale<32>(x, -Half, Half - 1, margins));
   const float inverse = inverse_or_zero(scale);
   uint8_t codes[32];
-  for (int i = 0; i < 32; ++i)
-    codes[i] = static_cast<uint8_t>(code(x[i], inverse, 0, -Half, Half - 1) + Half);
+  for (int i = 0; i < 32; ++i) codes[i] = static_cast<uint8_t>(code(x[i], inverse, 0, -Half, Half - 1) + Half);
   block.d = f32_to_f16(scale);
   put_nibbles(codes, block);
 }
@@ -256,8 +255,7 @@ void choose_integers(const float* x, float high, const std::array<Affine, 8>& wi
     double best = std::numeric_limits<double>::infinity();
     for (int scale = std::max(0, scale_near - 1); scale <= std::min(63, scale_near + 1); ++scale) {
       for (int min = std::max(0, min_near - 1); min <= std::min(63, min_near + 1); ++min) {
-        const double error = error_of<32>(x + 32 * sub, fit.d * static_cast<float>(scale),
-                                          -(fit.dmin * static_cast<float>(min)), 0, high);
+        const double error = error_of<32>(x + 32 * sub, fit.d * static_cast<float>(scale), -(fit.dmin * static_cast<float>(min)), 0, high);
         if (error < best) {
           best = error;
           fit.scale[sub] = scale;
@@ -273,8 +271,7 @@ void choose_integers(const float* x, float high, const std::array<Affine, 8>& wi
 void refit_scales(const float* x, float high, ScaledFit& fit) {
   double ss = 0, mm = 0, sm = 0, xs = 0, xm = 0;
   for (size_t sub = 0; sub < 8; ++sub) {
-    const float scale = fit.d * static_cast<float>(fit.scale[sub]),
-                min = fit.dmin * static_cast<float>(fit.min[sub]);
+    const float scale = fit.d * static_cast<float>(fit.scale[sub]), min = fit.dmin * static_cast<float>(fit.min[sub]);
     const float inverse = inverse_or_zero(scale), shift = min * inverse;
     for (size_t i = 32 * sub; i < 32 * sub + 32; ++i) {
       const double s = static_cast<double>(code(x[i], inverse, shift, 0, high)) * fit.scale[sub];

@@ -77,9 +77,8 @@ inline float f16_to_f32(uint16_t half) {
   // The exponent is re-biased by multiplying with 2^112, which also turns subnormal halves into floats.
   const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fffu) << 13;
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t bits = magnitude >= 0x0f800000u
-                            ? magnitude | 0x7f800000u  // infinity or not a number
-                            : std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
+  const uint32_t bits = magnitude >= 0x0f800000u ? magnitude | 0x7f800000u  // infinity or not a number
+                                                 : std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);
   return std::bit_cast<float>(bits | sign);
 }
 

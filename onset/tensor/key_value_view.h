@@ -21,8 +21,8 @@ const char* kv_type_name(KvType type);
 
 struct KeyValueView {
   KvType type = KvType::f32;
-  int32_t length = 0;    // slots in use; slot s lies in pages[s / page_tokens]
-  int32_t heads = 0;     // KV heads of this group
+  int32_t length = 0;  // slots in use; slot s lies in pages[s / page_tokens]
+  int32_t heads = 0;   // KV heads of this group
   int32_t head_size = 0;
   // One pointer for each page of the sequence; nullptr marks a page whose slots are absent (they left a window, or
   // were never stored): attention passes over them.

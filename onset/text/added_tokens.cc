@@ -35,14 +35,12 @@ size_t length_in_utf8(char32_t code_point) {
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
   std::erase_if(tokens_, [](const AddedToken& token) { return token.content.empty(); });
-  std::sort(tokens_.begin(), tokens_.end(), [](const AddedToken& a, const AddedToken& b) {
-    return std::tie(a.content, a.id) < std::tie(b.content, b.id);
-  });
+  std::sort(tokens_.begin(), tokens_.end(),
+            [](const AddedToken& a, const AddedToken& b) { return std::tie(a.content, a.id) < std::tie(b.content, b.id); });
   for (const AddedToken& token : tokens_) first_byte_[static_cast<uint8_t>(token.content[0])] = true;
 }
 
-const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t position,
-                                                bool parse_special) const {
+const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t position, bool parse_special) const {
   // Narrows the sorted tokens to those that share one more byte with the text, until none is left.
   auto low = tokens_.begin();
   auto high = tokens_.end();
@@ -50,8 +48,7 @@ const AddedToken* AddedTokenMatcher::longest_at(std::string_view text, size_t po
   for (size_t depth = 0; low != high; ++depth) {
     // The tokens that end here come first among those that share `depth` bytes.
     for (; low != high && low->content.size() == depth; ++low) {
-      if ((longest == nullptr || longest->content.size() < depth) && (parse_special || !low->special))
-        longest = &*low;
+      if ((longest == nullptr || longest->content.size() < depth) && (parse_special || !low->special)) longest = &*low;
     }
     if (position + depth >= text.size()) break;
     const auto byte = static_cast<uint8_t>(text[position + depth]);
@@ -67,9 +64,7 @@ std::vector<AddedTokenMatch> AddedTokenMatcher::find_all(std::string_view text, 
   if (tokens_.empty()) return matches;
   size_t taken = 0;  // bytes that belong to earlier matches
   for (size_t position = 0; position < text.size();) {
-    const AddedToken* token = first_byte_[static_cast<uint8_t>(text[position])]
-                                  ? longest_at(text, position, parse_special)
-                                  : nullptr;
+    const AddedToken* token = first_byte_[static_cast<uint8_t>(text[position])] ? longest_at(text, position, parse_special) : nullptr;
     if (token == nullptr) {
       ++position;
       continue;

@@ -7,12 +7,10 @@ namespace onset {
 namespace {
 
 // The matches, as "id:begin-end".
-std::vector<std::string> found(const std::vector<AddedToken>& tokens, std::string_view text,
-                               bool parse_special = true) {
+std::vector<std::string> found(const std::vector<AddedToken>& tokens, std::string_view text, bool parse_special = true) {
   std::vector<std::string> matches;
   for (const AddedTokenMatch& match : AddedTokenMatcher(tokens).find_all(text, parse_special)) {
-    matches.push_back(std::to_string(match.id) + ":" + std::to_string(match.begin) + "-" +
-                      std::to_string(match.end));
+    matches.push_back(std::to_string(match.id) + ":" + std::to_string(match.begin) + "-" + std::to_string(match.end));
   }
   return matches;
 }
@@ -20,10 +18,8 @@ std::vector<std::string> found(const std::vector<AddedToken>& tokens, std::strin
 using Matches = std::vector<std::string>;
 
 TEST(AddedTokens, TheLeftmostAndLongestIsFound) {
-  const std::vector<AddedToken> tokens = {{.id = 1, .content = "ab"},
-                                          {.id = 2, .content = "bcde"},
-                                          {.id = 3, .content = "abc"},
-                                          {.id = 4, .content = ""}};
+  const std::vector<AddedToken> tokens = {
+      {.id = 1, .content = "ab"}, {.id = 2, .content = "bcde"}, {.id = 3, .content = "abc"}, {.id = 4, .content = ""}};
   EXPECT_EQ(found(tokens, "xabcde"), (Matches{"3:1-4"}));
   EXPECT_EQ(found(tokens, "ababcbcde"), (Matches{"1:0-2", "3:2-5", "2:5-9"}));
   EXPECT_EQ(found(tokens, "bcd"), Matches{});
@@ -31,8 +27,7 @@ TEST(AddedTokens, TheLeftmostAndLongestIsFound) {
 }
 
 TEST(AddedTokens, SpecialOnesOnlyWhereTheyAreParsed) {
-  const std::vector<AddedToken> tokens = {{.id = 1, .content = "<e>", .special = true},
-                                          {.id = 2, .content = "<"}};
+  const std::vector<AddedToken> tokens = {{.id = 1, .content = "<e>", .special = true}, {.id = 2, .content = "<"}};
   EXPECT_EQ(found(tokens, "<e>"), (Matches{"1:0-3"}));
   EXPECT_EQ(found(tokens, "<e>", false), (Matches{"2:0-1"}));
 }

@@ -45,22 +45,19 @@ ordered_json to_json(const std::vector<ChatMessage>& messages) {
   return out;
 }
 
-Result<ChatTemplate> ChatTemplate::parse(std::string_view source, std::string bos_token,
-                                         std::string eos_token, const jinja::Limits& limits) {
+Result<ChatTemplate> ChatTemplate::parse(std::string_view source, std::string bos_token, std::string eos_token,
+                                         const jinja::Limits& limits) {
   auto parsed = jinja::Template::parse(source, limits);
   if (!parsed.ok()) return parsed.status().within("chat");
   return ChatTemplate(*std::move(parsed), std::move(bos_token), std::move(eos_token));
 }
 
-Result<std::string> ChatTemplate::render(const ordered_json& messages, const ordered_json& tools,
-                                         const Options& options) const {
+Result<std::string> ChatTemplate::render(const ordered_json& messages, const ordered_json& tools, const Options& options) const {
   if (!messages.is_array()) return error(Code::invalid_argument, "chat messages: expected a JSON list");
-  if (!tools.is_null() && !tools.is_array())
-    return error(Code::invalid_argument, "chat tools: expected a JSON list");
+  if (!tools.is_null() && !tools.is_array()) return error(Code::invalid_argument, "chat tools: expected a JSON list");
   if (is_deeper_than(messages, kMaxDepth) || is_deeper_than(tools, kMaxDepth) ||
       (options.variables != nullptr && is_deeper_than(*options.variables, kMaxDepth))) {
-    return error(Code::resource_exhausted, "chat messages: lists or objects nested more than {} deep",
-                 kMaxDepth);
+    return error(Code::resource_exhausted, "chat messages: lists or objects nested more than {} deep", kMaxDepth);
   }
   ordered_json variables = ordered_json::object();
   ordered_json& list = variables["messages"] = ordered_json::array();
@@ -84,8 +81,7 @@ Result<std::string> ChatTemplate::render(const ordered_json& messages, const ord
   return template_.render(variables, options.now);
 }
 
-Result<std::string> ChatTemplate::render(const std::vector<ChatMessage>& messages,
-                                         bool add_generation_prompt) const {
+Result<std::string> ChatTemplate::render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const {
   Options options;
   options.add_generation_prompt = add_generation_prompt;
   return render(to_json(messages), nullptr, options);

@@ -51,10 +51,8 @@ class ChatTemplate {
   // tokenise it with special tokens recognised and none added. Errors: invalid_argument with the template's
   // own message where it raises one ("Conversation roles must alternate..."), else as
   // jinja::Template::render.
-  Result<std::string> render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools,
-                             const Options& options) const;
-  Result<std::string> render(const std::vector<ChatMessage>& messages,
-                             bool add_generation_prompt = true) const;
+  Result<std::string> render(const nlohmann::ordered_json& messages, const nlohmann::ordered_json& tools, const Options& options) const;
+  Result<std::string> render(const std::vector<ChatMessage>& messages, bool add_generation_prompt = true) const;
 
  private:
   ChatTemplate(jinja::Template parsed, std::string bos_token, std::string eos_token)

@@ -27,8 +27,8 @@ ordered_json read_fixture(const std::string& name) {
 void check_fixture(const std::string& name, size_t least_texts) {
   const ordered_json fixture = read_fixture(name);
   ASSERT_TRUE(fixture.is_object());
-  const auto chat = ChatTemplate::parse(fixture["source"].get<std::string>(),
-                                        fixture["bos"].get<std::string>(), fixture["eos"].get<std::string>());
+  const auto chat =
+      ChatTemplate::parse(fixture["source"].get<std::string>(), fixture["bos"].get<std::string>(), fixture["eos"].get<std::string>());
   ASSERT_TRUE(chat.ok()) << chat.status().message();
   std::tm now{};
   now.tm_year = fixture["now"][0].get<int>() - 1900;
@@ -101,8 +101,7 @@ TEST(ChatTemplate, passes_tools_reasoning_and_variables) {
   messages.push_back({{"role", "assistant"}, {"reasoning", "so"}});
   messages.push_back({{"role", "assistant"}, {"thinking", "a"}, {"reasoning_content", "b"}});
   ChatTemplate::Options options;
-  EXPECT_EQ(*chat->render(messages, ordered_json::array({{{"z", 1}, {"a", 2}}}), options),
-            R"([{"z": 1, "a": 2}]|True||so,so;a,b;|2)");
+  EXPECT_EQ(*chat->render(messages, ordered_json::array({{{"z", 1}, {"a", 2}}}), options), R"([{"z": 1, "a": 2}]|True||so,so;a,b;|2)");
   options.variables = &variables;
   EXPECT_EQ(*chat->render(messages, nullptr, options), "null|True|False|,;|1");
 }
@@ -111,13 +110,11 @@ TEST(ChatTemplate, errors_say_what_was_expected) {
   const auto broken = ChatTemplate::parse("{% for m in messages %}", "", "");
   ASSERT_FALSE(broken.ok());
   EXPECT_EQ(broken.status().code(), Code::invalid_argument);
-  EXPECT_EQ(broken.status().message(),
-            "chat: template line 1: Unexpected end of template. Jinja was looking for 'endfor' or 'else'");
+  EXPECT_EQ(broken.status().message(), "chat: template line 1: Unexpected end of template. Jinja was looking for 'endfor' or 'else'");
 
   const auto chat = ChatTemplate::parse(kPlain, "", "");
   ASSERT_TRUE(chat.ok());
-  const auto message = [&](const ordered_json& messages, const ordered_json& tools,
-                           const ordered_json& variables) {
+  const auto message = [&](const ordered_json& messages, const ordered_json& tools, const ordered_json& variables) {
     ChatTemplate::Options options;
     options.variables = &variables;
     const auto text = chat->render(messages, tools, options);
@@ -134,8 +131,7 @@ TEST(ChatTemplate, errors_say_what_was_expected) {
   ordered_json deep = ordered_json::parse(std::string(200'000, '[') + std::string(200'000, ']'));
   EXPECT_EQ(message(none, deep, nullptr), "chat messages: lists or objects nested more than 200 deep");
 
-  const auto strict =
-      ChatTemplate::parse("{{ raise_exception('Roles must alternate, not ' ~ messages[0].role) }}", "", "");
+  const auto strict = ChatTemplate::parse("{{ raise_exception('Roles must alternate, not ' ~ messages[0].role) }}", "", "");
   ASSERT_TRUE(strict.ok());
   const auto text = strict->render(std::vector<ChatMessage>{{"tool", ""}});
   ASSERT_FALSE(text.ok());

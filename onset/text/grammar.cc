@@ -9,18 +9,15 @@ void GrammarStacks::step(uint32_t top, uint8_t byte, std::vector<uint32_t>& tops
   const GrammarState& state = grammar_->state(frame.state);
   const GrammarRule& rule = grammar_->rule(state.rule);
   const auto edges = grammar_->edges(frame.state);
-  const auto edge = std::partition_point(edges.begin(), edges.end(),
-                                         [byte](const GrammarEdge& each) { return each.last < byte; });
+  const auto edge = std::partition_point(edges.begin(), edges.end(), [byte](const GrammarEdge& each) { return each.last < byte; });
   if (edge != edges.end() && edge->first <= byte) {
-    const bool open = edge->mark == CountMark::none ||
-                      (edge->mark == CountMark::adds && frame.count < rule.most) ||
+    const bool open = edge->mark == CountMark::none || (edge->mark == CountMark::adds && frame.count < rule.most) ||
                       (edge->mark == CountMark::closes && frame.count >= rule.least);
     if (open) {
-      const bool adds =
-          edge->mark == CountMark::adds && (rule.most != GrammarRule::unbounded || frame.count < rule.least);
+      const bool adds = edge->mark == CountMark::adds && (rule.most != GrammarRule::unbounded || frame.count < rule.least);
       const uint32_t next = push({edge->target, frame.count + (adds ? 1 : 0), frame.parent});
-      const auto known = std::find_if(tops.begin() + static_cast<std::ptrdiff_t>(begin), tops.end(),
-                                      [&](uint32_t other) { return same(other, next); });
+      const auto known =
+          std::find_if(tops.begin() + static_cast<std::ptrdiff_t>(begin), tops.end(), [&](uint32_t other) { return same(other, next); });
       if (known == tops.end()) tops.push_back(next);
     }
   }
@@ -69,8 +66,7 @@ void GrammarStacks::keep(std::span<uint32_t> tops) {
   for (uint32_t& top : tops) top = names_[top];
 }
 
-GrammarRun::GrammarRun(std::shared_ptr<const Grammar> grammar)
-    : grammar_(std::move(grammar)), stacks_(*grammar_) {
+GrammarRun::GrammarRun(std::shared_ptr<const Grammar> grammar) : grammar_(std::move(grammar)), stacks_(*grammar_) {
   tops_.push_back(stacks_.push({grammar_->rule(grammar_->root()).start, 0, GrammarStacks::none}));
 }
 
@@ -86,8 +82,7 @@ bool GrammarRun::accept(std::string_view bytes) {
 }
 
 bool GrammarRun::may_end() const {
-  return std::any_of(tops_.begin(), tops_.end(),
-                     [this](uint32_t top) { return stacks_.may_end(top, GrammarStacks::none); });
+  return std::any_of(tops_.begin(), tops_.end(), [this](uint32_t top) { return stacks_.may_end(top, GrammarStacks::none); });
 }
 
 }  // namespace onset

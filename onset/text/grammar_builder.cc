@@ -17,8 +17,7 @@ Status too_large(size_t limit) {
 // Sets of places, each with a number in order of appearance.
 class PlaceSets {
  public:
-  PlaceSets(const AutomatonDraft& draft, size_t limit)
-      : draft_(draft), seen_(draft.size(), 0), limit_(limit) {}
+  PlaceSets(const AutomatonDraft& draft, size_t limit) : draft_(draft), seen_(draft.size(), 0), limit_(limit) {}
 
   // The number of the set of these places and all that are reached from them without a symbol.
   uint32_t number(std::vector<Place> places) {
@@ -73,8 +72,8 @@ std::vector<Edge> merged_edges(std::vector<Edge> edges, PlaceSets& sets) {
     for (const Edge& edge : open) targets.push_back(edge.to);
     const Edge edge{static_cast<uint32_t>(cuts[i]), static_cast<uint32_t>(cuts[i + 1] - 1), open.front().mark,
                     sets.number(std::move(targets))};
-    const bool joins = !merged.empty() && merged.back().last + 1 == edge.first &&
-                       merged.back().to == edge.to && merged.back().mark == edge.mark;
+    const bool joins =
+        !merged.empty() && merged.back().last + 1 == edge.first && merged.back().to == edge.to && merged.back().mark == edge.mark;
     if (joins) {
       merged.back().last = edge.last;
     } else {
@@ -213,12 +212,9 @@ std::vector<bool> GrammarBuilder::live_states() const {
   std::vector<bool> live(states_.size(), false);
   const auto lives = [&](uint32_t i) {
     const Automaton::State& state = states_[i];
-    return state.final ||
-           std::any_of(state.edges.begin(), state.edges.end(),
-                       [&](const Edge& edge) { return live[edge.to]; }) ||
-           std::any_of(state.calls.begin(), state.calls.end(), [&](const GrammarCall& call) {
-             return live[call.back] && live[rules_[call.rule].rule.start];
-           });
+    return state.final || std::any_of(state.edges.begin(), state.edges.end(), [&](const Edge& edge) { return live[edge.to]; }) ||
+           std::any_of(state.calls.begin(), state.calls.end(),
+                       [&](const GrammarCall& call) { return live[call.back] && live[rules_[call.rule].rule.start]; });
   };
   std::vector<uint32_t> found;
   for (uint32_t i = 0; i < states_.size(); ++i) {
@@ -271,8 +267,7 @@ void GrammarBuilder::fill_first_bytes(Grammar& grammar) const {
     for (size_t i = 0; i < rules_.size(); ++i) {
       std::array<uint64_t, 4> bytes = grammar.first_bytes_[i];
       for (const GrammarEdge& edge : grammar.edges(grammar.rules_[i].start)) {
-        for (unsigned byte = edge.first; byte <= edge.last; ++byte)
-          bytes[byte / 64] |= uint64_t{1} << (byte % 64);
+        for (unsigned byte = edge.first; byte <= edge.last; ++byte) bytes[byte / 64] |= uint64_t{1} << (byte % 64);
       }
       for (const GrammarCall& call : grammar.calls(grammar.rules_[i].start)) {
         for (size_t word = 0; word < 4; ++word) bytes[word] |= grammar.first_bytes_[call.rule][word];
@@ -312,8 +307,7 @@ void find_loop(const Grammar& grammar, uint32_t number, GrammarState& state) {
 Result<Grammar> GrammarBuilder::finish(uint32_t root) {
   for (uint32_t i = 0; i < rules_.size(); ++i) {
     if (rules_[i].nullable && i != root) {
-      return error(Code::invalid_argument, "{} may be empty, which only a whole grammar can be",
-                   rules_[i].name);
+      return error(Code::invalid_argument, "{} may be empty, which only a whole grammar can be", rules_[i].name);
     }
   }
   const std::vector<bool> live = live_states();
@@ -329,15 +323,13 @@ Result<Grammar> GrammarBuilder::finish(uint32_t root) {
     grammar.states_.push_back(state);
     for (const Edge& edge : states_[i].edges) {
       if (!live[edge.to]) continue;
-      grammar.edges_.push_back(
-          {static_cast<uint8_t>(edge.first), static_cast<uint8_t>(edge.last), edge.mark, edge.to});
+      grammar.edges_.push_back({static_cast<uint8_t>(edge.first), static_cast<uint8_t>(edge.last), edge.mark, edge.to});
     }
     for (const GrammarCall& call : states_[i].calls) {
       if (live[call.back] && live[rules_[call.rule].rule.start]) grammar.calls_.push_back(call);
     }
   }
-  grammar.states_.push_back({.edges = static_cast<uint32_t>(grammar.edges_.size()),
-                             .calls = static_cast<uint32_t>(grammar.calls_.size())});
+  grammar.states_.push_back({.edges = static_cast<uint32_t>(grammar.edges_.size()), .calls = static_cast<uint32_t>(grammar.calls_.size())});
   for (uint32_t i = 0; i < grammar.states(); ++i) find_loop(grammar, i, grammar.states_[i]);
   grammar.root_ = root;
   fill_first_bytes(grammar);

@@ -71,8 +71,7 @@ class GrammarBuilder {
   uint32_t add_rule(std::string name);
   // A rule must not accept the empty text, unless it is the root. Errors: resource_exhausted beyond the
   // limit.
-  Status define(uint32_t rule, const AutomatonDraft& draft, uint32_t least = 0,
-                uint32_t most = GrammarRule::unbounded);
+  Status define(uint32_t rule, const AutomatonDraft& draft, uint32_t least = 0, uint32_t most = GrammarRule::unbounded);
   // The grammar with this root. Leaves out what no text can come through. Errors: invalid_argument for a rule
   // that calls itself before any byte, or if there is no text at all.
   Result<Grammar> finish(uint32_t root);

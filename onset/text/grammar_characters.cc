@@ -52,9 +52,7 @@ class CharacterPaths {
  private:
   enum class Spelling : uint8_t { utf8, hex };
 
-  static Digits hex(char32_t value) {
-    return {value >> 12 & 15, value >> 8 & 15, value >> 4 & 15, value & 15};
-  }
+  static Digits hex(char32_t value) { return {value >> 12 & 15, value >> 8 & 15, value >> 4 & 15, value & 15}; }
 
   Place escape(Place from) {
     const auto [found, added] = escapes_.try_emplace(from, 0);
@@ -92,8 +90,7 @@ class CharacterPaths {
     const auto [found, added] = tails_.try_emplace({spelling, digits, to}, 0);
     if (!added) return found->second;
     const Place place = found->second = draft_.add();
-    emit(spelling, place, lowest(spelling), highest(spelling), tail(spelling, digits - 1, to),
-         CountMark::none);
+    emit(spelling, place, lowest(spelling), highest(spelling), tail(spelling, digits - 1, to), CountMark::none);
     return place;
   }
 
@@ -110,8 +107,7 @@ class CharacterPaths {
       emit(spelling, from, digit, digit, next, mark);
       add_digits(spelling, next, std::move(from_digits), std::move(to_digits), at + 1, to);
     };
-    if (rest > 0 && low[at] == high[at] &&
-        !(tail_is(low, lowest(spelling)) && tail_is(high, highest(spelling)))) {
+    if (rest > 0 && low[at] == high[at] && !(tail_is(low, lowest(spelling)) && tail_is(high, highest(spelling)))) {
       return branch(low[at], low, high);
     }
     uint32_t first = low[at], last = high[at];
@@ -134,20 +130,16 @@ class CharacterPaths {
     };
     for (const auto& [low, high] : {std::pair{0x80u, 0x7ffu}, {0x800u, 0xffffu}, {0x10000u, 0x10ffffu}}) {
       if (first > high || last < low) continue;
-      add_digits(Spelling::utf8, from, bytes(std::max<char32_t>(first, low)),
-                 bytes(std::min<char32_t>(last, high)), 0, to);
+      add_digits(Spelling::utf8, from, bytes(std::max<char32_t>(first, low)), bytes(std::min<char32_t>(last, high)), 0, to);
     }
   }
 
   // Two escapes, \ud800 to \udbff and \udc00 to \udfff, ten bits each.
   void add_surrogates(Place from, char32_t first, char32_t last, Place to) {
-    const auto add_pairs = [&](char32_t high_first, char32_t high_last, char32_t low_first,
-                               char32_t low_last) {
+    const auto add_pairs = [&](char32_t high_first, char32_t high_last, char32_t low_first, char32_t low_last) {
       const Place middle = draft_.add();
-      add_digits(Spelling::hex, hex_start(from), hex(0xd800 + high_first), hex(0xd800 + high_last), 0,
-                 middle);
-      add_digits(Spelling::hex, draft_.literal(middle, "\\u"), hex(0xdc00 + low_first),
-                 hex(0xdc00 + low_last), 0, to);
+      add_digits(Spelling::hex, hex_start(from), hex(0xd800 + high_first), hex(0xd800 + high_last), 0, middle);
+      add_digits(Spelling::hex, draft_.literal(middle, "\\u"), hex(0xdc00 + low_first), hex(0xdc00 + low_last), 0, to);
     };
     char32_t high = (first - 0x10000) >> 10, low = (first - 0x10000) & 0x3ff;
     const char32_t high_end = (last - 0x10000) >> 10, low_end = (last - 0x10000) & 0x3ff;

@@ -22,8 +22,7 @@ Automaton any_text();
 // Adds the JSON strings, quotes included, whose characters an automaton accepts: characters as UTF-8 or as
 // any escape that JSON has for them. `counted`: each character adds to the rule's count and the closing quote
 // asks for the least. Returns the place after the closing quote.
-AutomatonDraft::Place add_json_string(AutomatonDraft& draft, AutomatonDraft::Place from,
-                                      const Automaton& characters, bool counted);
+AutomatonDraft::Place add_json_string(AutomatonDraft& draft, AutomatonDraft::Place from, const Automaton& characters, bool counted);
 
 // Adds one JSON string, characters as UTF-8 (others than ASCII also as \u escapes), `text` being well-formed
 // UTF-8.

@@ -53,8 +53,7 @@ CharacterSet disputed(char letter) {
       const auto category = U_MASK(u_charType(static_cast<UChar32>(character)));
       const bool digit = (category & U_GC_ND_MASK) != 0;
       const bool word = is_word_character(character) || (category & (U_GC_L_MASK | U_GC_N_MASK)) != 0;
-      if (letter == 'd' ? digit : letter == 'w' ? word : is_space(character))
-        ranges.emplace_back(character, character);
+      if (letter == 'd' ? digit : letter == 'w' ? word : is_space(character)) ranges.emplace_back(character, character);
     }
   }
   if (letter == 's') ranges.insert(ranges.end(), {{0x1c, 0x1f}, {0x85, 0x85}, {0xfeff, 0xfeff}});
@@ -183,8 +182,7 @@ class Parser {
         part.most = most.value_or(unbounded);
       }
       if (!take('}')) return fail(Code::invalid_argument, "has a \"{\" without \"}\"");
-      if (part.most < part.least)
-        return fail(Code::invalid_argument, "has a quantifier {n,m} with m less than n");
+      if (part.most < part.least) return fail(Code::invalid_argument, "has a quantifier {n,m} with m less than n");
     } else {
       return {};
     }
@@ -200,8 +198,7 @@ class Parser {
     while (!text_.empty() && text_[0] >= '0' && text_[0] <= '9') {
       value = value.value_or(0) * 10 + static_cast<uint32_t>(text_[0] - '0');
       text_.remove_prefix(1);
-      if (*value > most_repeats)
-        return fail(Code::resource_exhausted, fmt::format("repeats more than {} times", most_repeats));
+      if (*value > most_repeats) return fail(Code::resource_exhausted, fmt::format("repeats more than {} times", most_repeats));
     }
     return value;
   }
@@ -214,18 +211,14 @@ class Parser {
       if (text_.empty()) return fail(Code::invalid_argument, "has a \"[\" without \"]\"");
       if (take(']')) break;
       const char letter = text_.size() > 1 && text_[0] == '\\' ? text_[1] : ' ';
-      if (letter == 'd' || letter == 'w' || letter == 's')
-        allowed = without(allowed, without(all_characters(), opposite(letter)));
+      if (letter == 'd' || letter == 'w' || letter == 's') allowed = without(allowed, without(all_characters(), opposite(letter)));
       ONSET_ASSIGN(const CharacterSet first, class_member());
       const bool single = first.size() == 1 && first[0].first == first[0].second;
       if (text_.size() >= 2 && text_[0] == '-' && text_[1] != ']') {
         text_.remove_prefix(1);
         ONSET_ASSIGN(const CharacterSet last, class_member());
-        const bool ordered =
-            single && last.size() == 1 && last[0].first == last[0].second && first[0].first <= last[0].first;
-        if (!ordered)
-          return fail(Code::invalid_argument,
-                      "has a range in \"[]\" that is not from a lower to a higher character");
+        const bool ordered = single && last.size() == 1 && last[0].first == last[0].second && first[0].first <= last[0].first;
+        if (!ordered) return fail(Code::invalid_argument, "has a range in \"[]\" that is not from a lower to a higher character");
         ranges.emplace_back(first[0].first, last[0].first);
       } else {
         ranges.insert(ranges.end(), first.begin(), first.end());
@@ -277,8 +270,7 @@ class Parser {
       default:
         break;
     }
-    const bool letter_or_digit = (letter >= '0' && letter <= '9') || (letter >= 'A' && letter <= 'Z') ||
-                                 (letter >= 'a' && letter <= 'z');
+    const bool letter_or_digit = (letter >= '0' && letter <= '9') || (letter >= 'A' && letter <= 'Z') || (letter >= 'a' && letter <= 'z');
     if (!letter_or_digit) return one(letter);
     return fail(Code::unsupported, fmt::format("has the escape \"\\{}\"", static_cast<char>(letter)));
   }
@@ -305,10 +297,8 @@ class Parser {
   Result<CharacterSet> braced_character() {
     char32_t value = 0;
     int count = 0;
-    for (std::optional<uint32_t> digit; count < 6 && (digit = hex_digit()); ++count)
-      value = value * 16 + *digit;
-    if (count == 0 || !take('}'))
-      return fail(Code::invalid_argument, "has an escape \"\\u{\" that is not a code point");
+    for (std::optional<uint32_t> digit; count < 6 && (digit = hex_digit()); ++count) value = value * 16 + *digit;
+    if (count == 0 || !take('}')) return fail(Code::invalid_argument, "has an escape \"\\u{\" that is not a code point");
     return checked(value);
   }
 

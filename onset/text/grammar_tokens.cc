@@ -71,8 +71,7 @@ class TrieWalk {
     const GrammarState& state = grammar_.state(frame.state);
     if (!state.loops || state.final) return false;
     const uint32_t most = grammar_.rule(state.rule).most;
-    return state.loop_mark == CountMark::none || most == GrammarRule::unbounded ||
-           most - frame.count >= node.plain_height;
+    return state.loop_mark == CountMark::none || most == GrammarRule::unbounded || most - frame.count >= node.plain_height;
   }
 
   bool may_leave(size_t begin) const {
@@ -98,8 +97,7 @@ std::shared_ptr<const TokenTrie> TokenTrie::create(const Tokenizer& tokenizer) {
   std::vector<std::pair<std::string_view, TokenId>> pieces;
   for (TokenId id = 0; id < tokenizer.vocabulary_size(); ++id) {
     const std::string_view piece = tokenizer.piece(id);
-    if (!piece.empty() && piece.size() < UINT16_MAX && !tokenizer.is_special(id))
-      pieces.emplace_back(piece, id);
+    if (!piece.empty() && piece.size() < UINT16_MAX && !tokenizer.is_special(id)) pieces.emplace_back(piece, id);
   }
   std::sort(pieces.begin(), pieces.end());
   std::vector<Node>& nodes = trie->nodes_;
@@ -107,8 +105,7 @@ std::shared_ptr<const TokenTrie> TokenTrie::create(const Tokenizer& tokenizer) {
   std::vector<uint32_t> path{0};  // the nodes of the piece before
   std::string_view before;
   const auto close = [&](size_t depth) {
-    for (; path.size() > depth + 1; path.pop_back())
-      nodes[path.back()].end = static_cast<uint32_t>(nodes.size());
+    for (; path.size() > depth + 1; path.pop_back()) nodes[path.back()].end = static_cast<uint32_t>(nodes.size());
   };
   for (const auto& [piece, id] : pieces) {
     const auto differ = std::mismatch(piece.begin(), piece.end(), before.begin(), before.end()).first;
@@ -129,8 +126,7 @@ std::shared_ptr<const TokenTrie> TokenTrie::create(const Tokenizer& tokenizer) {
   nodes.push_back({.end = nodes[0].end, .tokens = static_cast<uint32_t>(trie->tokens_.size())});
   for (size_t i = nodes.size() - 1; i-- > 1;) {
     unsigned height = is_plain(nodes[i].byte) ? 1 : 0;
-    for (uint32_t child = static_cast<uint32_t>(i) + 1; height > 0 && child < nodes[i].end;
-         child = nodes[child].end) {
+    for (uint32_t child = static_cast<uint32_t>(i) + 1; height > 0 && child < nodes[i].end; child = nodes[child].end) {
       const unsigned below = nodes[child].plain_height;
       height = below == 0 || below > 253 ? 0 : std::max(height, below + 1);
     }
@@ -150,8 +146,7 @@ std::shared_ptr<const StateMask> TokenGrammar::mask(uint32_t state, uint32_t cou
   const GrammarRule& rule = grammar_->rule(grammar_->state(state).rule);
   const uint64_t reach = vocabulary_->longest();
   const uint64_t least = std::min<uint64_t>(rule.least - std::min(rule.least, count), reach);
-  const uint64_t most =
-      rule.most == GrammarRule::unbounded ? reach : std::min<uint64_t>(rule.most - count, reach);
+  const uint64_t most = rule.most == GrammarRule::unbounded ? reach : std::min<uint64_t>(rule.most - count, reach);
   const uint64_t key = uint64_t{state} << 32 | least << 16 | most;
   {
     const std::lock_guard lock(mutex_);
@@ -170,9 +165,7 @@ std::shared_ptr<const StateMask> TokenGrammar::mask(uint32_t state, uint32_t cou
 }
 
 TokenConstraint::TokenConstraint(std::shared_ptr<const TokenGrammar> grammar)
-    : grammar_(std::move(grammar)),
-      run_(grammar_->grammar()),
-      allowed_(grammar_->vocabulary().mask_words()) {}
+    : grammar_(std::move(grammar)), run_(grammar_->grammar()), allowed_(grammar_->vocabulary().mask_words()) {}
 
 void TokenConstraint::add_mask(uint32_t top) {
   GrammarStacks& stacks = run_.stacks();
@@ -203,8 +196,7 @@ bool TokenConstraint::accept(TokenId token) {
     ended_ = true;
     return true;
   }
-  const bool ordinary =
-      !ended_ && !run_.dead() && !tokenizer.is_special(token) && !tokenizer.piece(token).empty();
+  const bool ordinary = !ended_ && !run_.dead() && !tokenizer.is_special(token) && !tokenizer.piece(token).empty();
   if (ordinary && run_.accept(tokenizer.piece(token))) return true;
   run_.kill();
   ended_ = false;

@@ -40,8 +40,7 @@ class TokenTrie {
     return std::span(tokens_).subspan(nodes_[node].tokens, nodes_[node + 1].tokens - nodes_[node].tokens);
   }
   std::span<const TokenId> tokens_below(uint32_t node) const {
-    return std::span(tokens_).subspan(nodes_[node].tokens,
-                                      nodes_[nodes_[node].end].tokens - nodes_[node].tokens);
+    return std::span(tokens_).subspan(nodes_[node].tokens, nodes_[nodes_[node].end].tokens - nodes_[node].tokens);
   }
   const Tokenizer& tokenizer() const { return tokenizer_; }
   size_t mask_words() const { return (static_cast<size_t>(tokenizer_.vocabulary_size()) + 63) / 64; }
@@ -58,9 +57,8 @@ class TokenTrie {
 // What a state's frame alone says about every token; made at first need.
 struct StateMask {
   std::vector<uint64_t> allowed;  // tokens that stay inside the frame, or end with it
-  std::vector<uint32_t>
-      leaves;  // trie nodes with children, after which the frame may end: what follows is up to its parent
-  bool ends = false;  // the frame may end before any byte
+  std::vector<uint32_t> leaves;   // trie nodes with children, after which the frame may end: what follows is up to its parent
+  bool ends = false;              // the frame may end before any byte
 };
 
 // A grammar with a vocabulary. Shared by requests; every function may be called from any number of threads.

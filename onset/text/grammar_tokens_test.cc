@@ -57,8 +57,8 @@ const char* person =
 TEST(GrammarTokens, MasksEqualEachTokenAlone) {
   for (const char* name : {"smollm", "llama2", "gemma", "gpt2"}) {
     const Tokenizer words = tokenizer(name);
-    for (const char* schema : {person, "true", R"({"type": "object"})", R"({"maxLength": 5})",
-                               R"({"pattern": "^[é-ü]{2,30}$"})", R"({"type": "number"})"}) {
+    for (const char* schema :
+         {person, "true", R"({"type": "object"})", R"({"maxLength": 5})", R"({"pattern": "^[é-ü]{2,30}$"})", R"({"type": "number"})"}) {
       const auto grammar = over(words, schema);
       std::mt19937 random(3);
       for (int round = 0; round < 3; ++round) {
@@ -69,8 +69,7 @@ TEST(GrammarTokens, MasksEqualEachTokenAlone) {
           // Any allowed token goes on; longer ones are more fun.
           std::vector<TokenId> next;
           for (TokenId token = 0; token < words.vocabulary_size(); ++token) {
-            if (is_set(constraint.allowed(), token) && !words.is_end_of_generation(token))
-              next.push_back(token);
+            if (is_set(constraint.allowed(), token) && !words.is_end_of_generation(token)) next.push_back(token);
           }
           if (next.empty()) break;
           TokenId token = next[random() % next.size()];
@@ -119,8 +118,7 @@ struct Grown {
 };
 
 Grown grow(int depth) {
-  const int kind =
-      *rc::gen::resize(100, rc::gen::inRange(0, depth > 0 ? 8 : 5));  // small sizes favour low numbers
+  const int kind = *rc::gen::resize(100, rc::gen::inRange(0, depth > 0 ? 8 : 5));  // small sizes favour low numbers
   const auto text = [] {
     return *rc::gen::map(rc::gen::container<std::string>(rc::gen::elementOf(std::string("aé\"\\\n z"))),
                          [](std::string bytes) { return replace_ill_formed(bytes); });
@@ -132,17 +130,12 @@ Grown grow(int depth) {
       return {{{"type", "boolean"}}, *rc::gen::arbitrary<bool>(), "true"};
     case 2: {
       const int low = *rc::gen::inRange(-5000, 5000), high = low + *rc::gen::inRange(0, 3000);
-      return {{{"type", "integer"}, {"minimum", low}, {"maximum", high}},
-              *rc::gen::inRange(low, high + 1),
-              high + 1};
+      return {{{"type", "integer"}, {"minimum", low}, {"maximum", high}}, *rc::gen::inRange(low, high + 1), high + 1};
     }
     case 3: {
       const std::string value = text();
-      const auto length = static_cast<int>(
-          std::count_if(value.begin(), value.end(), [](char byte) { return (byte & 0xc0) != 0x80; }));
-      return {{{"type", "string"}, {"minLength", std::max(0, length - 2)}, {"maxLength", length}},
-              value,
-              value + "xé"};
+      const auto length = static_cast<int>(std::count_if(value.begin(), value.end(), [](char byte) { return (byte & 0xc0) != 0x80; }));
+      return {{{"type", "string"}, {"minLength", std::max(0, length - 2)}, {"maxLength", length}}, value, value + "xé"};
     }
     case 4: {
       const std::string value = text();
@@ -160,14 +153,10 @@ Grown grow(int depth) {
     case 6: {
       const Grown one = grow(depth - 1), two = grow(depth - 1);
       Json bad = {{"neither", Json::array({one.bad, two.bad})}};
-      return {
-          {{"anyOf", Json::array({{{"type", "array"}, {"items", one.schema}}, two.schema})}}, two.good, bad};
+      return {{{"anyOf", Json::array({{{"type", "array"}, {"items", one.schema}}, two.schema})}}, two.good, bad};
     }
     default: {
-      Json schema{{"type", "object"},
-                  {"properties", Json::object()},
-                  {"required", Json::array()},
-                  {"additionalProperties", false}};
+      Json schema{{"type", "object"}, {"properties", Json::object()}, {"required", Json::array()}, {"additionalProperties", false}};
       Json good = Json::object(), bad;
       const int count = *rc::gen::inRange(1, 5);
       for (int i = 0; i < count; ++i) {

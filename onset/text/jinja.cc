@@ -21,8 +21,7 @@ std::string shortened(const std::string& message) {
 
 Result<Template> Template::parse(std::string_view source, const Limits& limits) {
   if (source.size() > limits.source_bytes) {
-    return error(Code::resource_exhausted, "a template of {} bytes; at most {} are read", source.size(),
-                 limits.source_bytes);
+    return error(Code::resource_exhausted, "a template of {} bytes; at most {} are read", source.size(), limits.source_bytes);
   }
   if (const size_t valid = well_formed_prefix(source); valid != source.size()) {
     return error(Code::invalid_argument, "the template is not valid UTF-8 at byte {}", valid);
@@ -36,10 +35,8 @@ Result<Template> Template::parse(std::string_view source, const Limits& limits) 
   }
 }
 
-Result<std::string> Template::render(const nlohmann::ordered_json& variables,
-                                     std::optional<std::tm> now) const {
-  if (!variables.is_object())
-    return error(Code::invalid_argument, "the template's variables are not a JSON object");
+Result<std::string> Template::render(const nlohmann::ordered_json& variables, std::optional<std::tm> now) const {
+  if (!variables.is_object()) return error(Code::invalid_argument, "the template's variables are not a JSON object");
   try {
     Interpreter interpreter(*program_, limits_, now);
     try {

@@ -54,8 +54,7 @@ class Template {
   Result<std::string> render(const nlohmann::ordered_json& variables, std::optional<std::tm> now = {}) const;
 
  private:
-  Template(std::shared_ptr<const Program> program, const Limits& limits)
-      : program_(std::move(program)), limits_(limits) {}
+  Template(std::shared_ptr<const Program> program, const Limits& limits) : program_(std::move(program)), limits_(limits) {}
 
   std::shared_ptr<const Program> program_;
   Limits limits_;

@@ -132,8 +132,7 @@ Value repeat(Heap& heap, const Value& value, int64_t count) {
   }
   const SequenceObject& sequence = value.as_sequence();
   size_t total, bytes;
-  if (__builtin_mul_overflow(sequence.items.size(), times, &total) ||
-      __builtin_mul_overflow(total, sizeof(Value), &bytes)) {
+  if (__builtin_mul_overflow(sequence.items.size(), times, &total) || __builtin_mul_overflow(total, sizeof(Value), &bytes)) {
     bytes = SIZE_MAX / 2;
   }
   heap.check_room(bytes);
@@ -147,8 +146,8 @@ Value repeat(Heap& heap, const Value& value, int64_t count) {
 }
 
 bool can_repeat(const Value& value) {
-  return value.is_text() || (value.is_sequence() && (value.as_sequence().flavor == Flavor::list ||
-                                                     value.as_sequence().flavor == Flavor::tuple));
+  return value.is_text() ||
+         (value.is_sequence() && (value.as_sequence().flavor == Flavor::list || value.as_sequence().flavor == Flavor::tuple));
 }
 
 Value join_sequences(Heap& heap, const SequenceObject& left, const SequenceObject& right) {
@@ -170,8 +169,7 @@ Value arithmetic(Heap& heap, Operator op, const Value& left, const Value& right)
   require_defined(right);
   if (left.is_number() && right.is_number()) {
     if (op == Operator::power) return power(left, right);
-    if (left.is_integral() && right.is_integral())
-      return integer_arithmetic(op, left.as_integer(), right.as_integer());
+    if (left.is_integral() && right.is_integral()) return integer_arithmetic(op, left.as_integer(), right.as_integer());
     return real_arithmetic(op, left.as_real(), right.as_real());
   }
   if (op == Operator::add && left.is_text() && right.is_text()) {
@@ -266,8 +264,7 @@ bool parse_real(std::string_view text, double& out) {
       return false;
     }
   }
-  const std::string word =
-      lower(std::string_view(digits).substr(digits.starts_with('-') || digits.starts_with('+')));
+  const std::string word = lower(std::string_view(digits).substr(digits.starts_with('-') || digits.starts_with('+')));
   const bool is_word = word == "inf" || word == "infinity" || word == "nan";
   if (!is_word && digits.find_first_not_of("+-.0123456789eE") != std::string::npos) return false;
   if (digits.empty()) return false;

@@ -7,8 +7,8 @@
 
 namespace onset::jinja {
 
-Parameters::Parameters(std::string_view function, const Arguments& arguments,
-                       std::initializer_list<std::string_view> names, size_t required)
+Parameters::Parameters(std::string_view function, const Arguments& arguments, std::initializer_list<std::string_view> names,
+                       size_t required)
     : function_(function), names_(names), values_(names.size(), nullptr) {
   if (arguments.positional.size() > names_.size()) {
     fail("{}() takes at most {} arguments ({} given)", function_, names_.size(), arguments.positional.size());
@@ -37,8 +37,7 @@ int64_t Parameters::integer_or(size_t index, int64_t otherwise) const {
 }
 
 std::string_view Parameters::text(size_t index) const {
-  if (!at(index).is_text())
-    fail("{}() argument '{}' must be str, not {}", function_, names_[index], type_name(at(index)));
+  if (!at(index).is_text()) fail("{}() argument '{}' must be str, not {}", function_, names_[index], type_name(at(index)));
   return at(index).as_text();
 }
 
@@ -47,41 +46,33 @@ std::string_view Parameters::text(size_t index) const {
 namespace {
 
 constexpr std::array<std::string_view, 54> kJinjaFilters{
-    "abs",       "attr",       "batch",       "capitalize", "center",  "count",
-    "d",         "default",    "dictsort",    "e",          "escape",  "filesizeformat",
-    "first",     "float",      "forceescape", "format",     "groupby", "indent",
-    "int",       "join",       "last",        "length",     "list",    "lower",
-    "items",     "map",        "min",         "max",        "pprint",  "random",
-    "reject",    "rejectattr", "replace",     "reverse",    "round",   "safe",
-    "select",    "selectattr", "slice",       "sort",       "string",  "striptags",
-    "sum",       "title",      "trim",        "truncate",   "unique",  "upper",
-    "urlencode", "urlize",     "wordcount",   "wordwrap",   "xmlattr", "tojson"};
+    "abs",      "attr",       "batch",          "capitalize", "center",     "count",       "d",        "default", "dictsort",
+    "e",        "escape",     "filesizeformat", "first",      "float",      "forceescape", "format",   "groupby", "indent",
+    "int",      "join",       "last",           "length",     "list",       "lower",       "items",    "map",     "min",
+    "max",      "pprint",     "random",         "reject",     "rejectattr", "replace",     "reverse",  "round",   "safe",
+    "select",   "selectattr", "slice",          "sort",       "string",     "striptags",   "sum",      "title",   "trim",
+    "truncate", "unique",     "upper",          "urlencode",  "urlize",     "wordcount",   "wordwrap", "xmlattr", "tojson"};
 
 // What Python's types have, so that value.name finds these before a key. Those of the sandbox's blacklist are
 // here too.
 constexpr std::array<std::string_view, 47> kTextAttributes{
-    "capitalize", "casefold",     "center",       "count",   "encode",     "endswith",    "expandtabs",
-    "find",       "format",       "format_map",   "index",   "isalnum",    "isalpha",     "isascii",
-    "isdecimal",  "isdigit",      "isidentifier", "islower", "isnumeric",  "isprintable", "isspace",
-    "istitle",    "isupper",      "join",         "ljust",   "lower",      "lstrip",      "maketrans",
-    "partition",  "removeprefix", "removesuffix", "replace", "rfind",      "rindex",      "rjust",
-    "rpartition", "rsplit",       "rstrip",       "split",   "splitlines", "startswith",  "strip",
-    "swapcase",   "title",        "translate",    "upper",   "zfill"};
+    "capitalize",   "casefold", "center",   "count",   "encode",    "endswith",   "expandtabs",   "find",      "format",    "format_map",
+    "index",        "isalnum",  "isalpha",  "isascii", "isdecimal", "isdigit",    "isidentifier", "islower",   "isnumeric", "isprintable",
+    "isspace",      "istitle",  "isupper",  "join",    "ljust",     "lower",      "lstrip",       "maketrans", "partition", "removeprefix",
+    "removesuffix", "replace",  "rfind",    "rindex",  "rjust",     "rpartition", "rsplit",       "rstrip",    "split",     "splitlines",
+    "startswith",   "strip",    "swapcase", "title",   "translate", "upper",      "zfill"};
 constexpr std::array<std::string_view, 3> kMarkupAttributes{"escape", "striptags", "unescape"};
-constexpr std::array<std::string_view, 11> kListAttributes{
-    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"};
-constexpr std::array<std::string_view, 8> kListMutators{"append", "clear", "pop",    "reverse",
-                                                        "insert", "sort",  "extend", "remove"};
+constexpr std::array<std::string_view, 11> kListAttributes{"append", "clear", "copy",   "count",   "extend", "index",
+                                                           "insert", "pop",   "remove", "reverse", "sort"};
+constexpr std::array<std::string_view, 8> kListMutators{"append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"};
 constexpr std::array<std::string_view, 2> kTupleAttributes{"count", "index"};
 constexpr std::array<std::string_view, 5> kRangeAttributes{"count", "index", "start", "step", "stop"};
-constexpr std::array<std::string_view, 11> kDictionaryAttributes{
-    "clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values"};
-constexpr std::array<std::string_view, 5> kDictionaryMutators{"clear", "pop", "popitem", "setdefault",
-                                                              "update"};
-constexpr std::array<std::string_view, 8> kIntegerAttributes{
-    "as_integer_ratio", "bit_count", "bit_length", "conjugate", "from_bytes", "imag", "numerator", "real"};
-constexpr std::array<std::string_view, 7> kRealAttributes{
-    "as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "is_integer", "real"};
+constexpr std::array<std::string_view, 11> kDictionaryAttributes{"clear", "copy",    "fromkeys",   "get",    "items", "keys",
+                                                                 "pop",   "popitem", "setdefault", "update", "values"};
+constexpr std::array<std::string_view, 5> kDictionaryMutators{"clear", "pop", "popitem", "setdefault", "update"};
+constexpr std::array<std::string_view, 8> kIntegerAttributes{"as_integer_ratio", "bit_count", "bit_length", "conjugate",
+                                                             "from_bytes",       "imag",      "numerator",  "real"};
+constexpr std::array<std::string_view, 7> kRealAttributes{"as_integer_ratio", "conjugate", "fromhex", "hex", "imag", "is_integer", "real"};
 constexpr std::array<std::string_view, 2> kViewAttributes{"isdisjoint", "mapping"};
 
 template <size_t N>
@@ -115,8 +106,7 @@ bool find_attribute(Heap& heap, const Value& value, std::string_view name, Value
     return false;
   }
   if (name.starts_with('_') || is_mutator(value, name)) {
-    out = heap.undefined(
-        fmt::format("access to attribute '{}' of '{}' object is unsafe.", name, type_name(value)));
+    out = heap.undefined(fmt::format("access to attribute '{}' of '{}' object is unsafe.", name, type_name(value)));
     return true;
   }
   out = heap.function(std::string(name), value);
@@ -205,8 +195,7 @@ Value slice_text(Heap& heap, const Value& value, const SliceRange& range) {
   heap.check_room(object.code_points * sizeof(uint32_t));
   std::vector<uint32_t> begins;
   begins.reserve(object.code_points);
-  for (size_t at = 0; at < text.size(); take_code_point(text, at))
-    begins.push_back(static_cast<uint32_t>(at));
+  for (size_t at = 0; at < text.size(); take_code_point(text, at)) begins.push_back(static_cast<uint32_t>(at));
   TextBuilder out(heap);
   for (size_t i = 0; i < range.count; ++i) {
     const size_t begin = begins[range.index(i)];
@@ -237,8 +226,7 @@ Value apply_filter(Heap& heap, std::string_view name, const Value& value, const 
   Filter filter = find_scalar_filter(name);
   if (filter == nullptr) filter = find_sequence_filter(name);
   if (filter == nullptr) {
-    throw Failure{is_jinja_filter(name) ? Code::unsupported : Code::invalid_argument,
-                  unknown_name("filter", name)};
+    throw Failure{is_jinja_filter(name) ? Code::unsupported : Code::invalid_argument, unknown_name("filter", name)};
   }
   return filter(heap, value, arguments);
 }

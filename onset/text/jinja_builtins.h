@@ -23,14 +23,11 @@ struct Arguments {
 class Parameters {
  public:
   // Of `names` the first `required` must be given.
-  Parameters(std::string_view function, const Arguments& arguments,
-             std::initializer_list<std::string_view> names, size_t required);
+  Parameters(std::string_view function, const Arguments& arguments, std::initializer_list<std::string_view> names, size_t required);
 
   bool has(size_t index) const { return values_[index] != nullptr; }
   const Value& at(size_t index) const { return *values_[index]; }
-  Value value_or(size_t index, Value otherwise) const {
-    return has(index) ? at(index) : std::move(otherwise);
-  }
+  Value value_or(size_t index, Value otherwise) const { return has(index) ? at(index) : std::move(otherwise); }
   bool truth_or(size_t index, bool otherwise) const { return has(index) ? truth(at(index)) : otherwise; }
   // None counts as not given.
   bool given(size_t index) const { return has(index) && !at(index).is_none(); }
@@ -91,8 +88,7 @@ std::string escape(Heap& heap, const Value& value);
 std::string text_for(Heap& heap, const Value& value, bool in_markup);
 
 // str.replace; count < 0 replaces all.
-std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to,
-                         int64_t count);
+std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to, int64_t count);
 std::string pad_text(Heap& heap, std::string_view text, std::string_view fill, int64_t before, int64_t after);
 
 // int(text, base) and float(text); false where Python raises ValueError.

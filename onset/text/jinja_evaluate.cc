@@ -67,8 +67,7 @@ Value Interpreter::evaluate_items(const Expression& expression, const ScopePoint
   std::vector<Value> items;
   items.reserve(expression.operands.size());
   for (const auto& operand : expression.operands) items.push_back(evaluate(*operand, scope));
-  return heap_.sequence(expression.kind == ExpressionKind::list ? Flavor::list : Flavor::tuple,
-                        std::move(items));
+  return heap_.sequence(expression.kind == ExpressionKind::list ? Flavor::list : Flavor::tuple, std::move(items));
 }
 
 Value Interpreter::evaluate_dictionary(const Expression& expression, const ScopePointer& scope) {
@@ -182,8 +181,7 @@ Value Interpreter::evaluate_conditional(const Expression& expression, const Scop
   if (truth(evaluate(*expression.operands[1], scope))) return evaluate(*expression.operands[0], scope);
   if (expression.operands[2]) return evaluate(*expression.operands[2], scope);
   return heap_.undefined(
-      fmt::format("the inline if-expression on line {} evaluated to false and no else section was defined.",
-                  expression.line));
+      fmt::format("the inline if-expression on line {} evaluated to false and no else section was defined.", expression.line));
 }
 
 Value Interpreter::evaluate_filter(const Expression& expression, const ScopePointer& scope) {
@@ -193,16 +191,14 @@ Value Interpreter::evaluate_filter(const Expression& expression, const ScopePoin
 
 Value Interpreter::evaluate_test(const Expression& expression, const ScopePointer& scope) {
   const Value value = evaluate(*expression.operands[0], scope);
-  return Value::boolean(
-      apply_test(heap_, expression.text, value, evaluate_arguments(expression.arguments.get(), scope)));
+  return Value::boolean(apply_test(heap_, expression.text, value, evaluate_arguments(expression.arguments.get(), scope)));
 }
 
 Arguments Interpreter::evaluate_arguments(const CallArguments* arguments, const ScopePointer& scope) {
   Arguments out;
   if (arguments == nullptr) return out;
   for (const auto& argument : arguments->positional) out.positional.push_back(evaluate(*argument, scope));
-  for (const auto& [name, argument] : arguments->keywords)
-    out.keywords.emplace_back(name, evaluate(*argument, scope));
+  for (const auto& [name, argument] : arguments->keywords) out.keywords.emplace_back(name, evaluate(*argument, scope));
   if (arguments->spread_positional) {
     for (Value& value : to_items(heap_, evaluate(*arguments->spread_positional, scope))) {
       out.positional.push_back(std::move(value));
@@ -227,8 +223,7 @@ Arguments Interpreter::evaluate_arguments(const CallArguments* arguments, const 
 
 // --- calls
 
-Value Interpreter::evaluate_call(const Expression& expression, const ScopePointer& scope,
-                                 const Value* caller) {
+Value Interpreter::evaluate_call(const Expression& expression, const ScopePointer& scope, const Value* caller) {
   const Value callee = evaluate(*expression.operands[0], scope);
   Arguments arguments = evaluate_arguments(expression.arguments.get(), scope);
   if (caller != nullptr) arguments.keywords.emplace_back("caller", *caller);
@@ -340,8 +335,7 @@ Table Interpreter::table_of(std::string_view function, const Arguments& argument
     Iterator pairs(heap_, source);
     for (Value pair; pairs.next(pair);) {
       const std::vector<Value> parts = to_items(heap_, pair);
-      if (parts.size() != 2)
-        fail("dictionary update sequence element has length {}; 2 is required", parts.size());
+      if (parts.size() != 2) fail("dictionary update sequence element has length {}; 2 is required", parts.size());
       if (table.size() % 1024 == 1023) heap_.check_room(table.size() * (2 * sizeof(Value) + 48));
       table.set(heap_, parts[0], parts[1]);
     }
@@ -371,8 +365,7 @@ Value Interpreter::call_global(std::string_view name, const Arguments& arguments
             key.as_text());
       }
     }
-    auto object =
-        heap_.make<NamespaceObject>(sizeof(NamespaceObject) + 64 + table.size() * (2 * sizeof(Value) + 48));
+    auto object = heap_.make<NamespaceObject>(sizeof(NamespaceObject) + 64 + table.size() * (2 * sizeof(Value) + 48));
     object->table = std::move(table);
     namespaces_.push_back(object);
     return Value(Kind::name_space, std::move(object));

@@ -10,10 +10,8 @@ namespace {
 
 using OperatorName = std::pair<std::string_view, Operator>;
 constexpr std::array<OperatorName, 2> kSums{{{"+", Operator::add}, {"-", Operator::subtract}}};
-constexpr std::array<OperatorName, 4> kProducts{{{"*", Operator::multiply},
-                                                 {"/", Operator::divide},
-                                                 {"//", Operator::floor_divide},
-                                                 {"%", Operator::modulo}}};
+constexpr std::array<OperatorName, 4> kProducts{
+    {{"*", Operator::multiply}, {"/", Operator::divide}, {"//", Operator::floor_divide}, {"%", Operator::modulo}}};
 constexpr std::array<OperatorName, 1> kPowers{{{"**", Operator::power}}};
 constexpr std::array<OperatorName, 6> kComparisons{{{"==", Operator::equal},
                                                     {"!=", Operator::not_equal},
@@ -109,8 +107,7 @@ ExpressionPointer ExpressionParser::parse_compare() {
 
 // operand (operator operand)*, all of one precedence, from left to right.
 template <typename Operators>
-ExpressionPointer ExpressionParser::parse_chain(ExpressionKind kind,
-                                                ExpressionPointer (ExpressionParser::*operand)(),
+ExpressionPointer ExpressionParser::parse_chain(ExpressionKind kind, ExpressionPointer (ExpressionParser::*operand)(),
                                                 const Operators& operators) {
   ExpressionPointer first = (this->*operand)();
   if (find_operator(current(), operators) == nullptr) return first;
@@ -188,8 +185,7 @@ ExpressionPointer ExpressionParser::parse_primary() {
     case TokenKind::real: {
       const Token token = take();
       auto node = make(ExpressionKind::constant, line);
-      node->value =
-          token.kind == TokenKind::integer ? Value::integer(token.integer) : Value::real(token.real);
+      node->value = token.kind == TokenKind::integer ? Value::integer(token.integer) : Value::real(token.real);
       return node;
     }
     default:
@@ -201,8 +197,8 @@ ExpressionPointer ExpressionParser::parse_primary() {
 }
 
 bool ExpressionParser::at_tuple_end(std::string_view end_name) const {
-  return current().kind == TokenKind::variable_end || current().kind == TokenKind::block_end ||
-         at_symbol(")") || (!end_name.empty() && at_name(end_name));
+  return current().kind == TokenKind::variable_end || current().kind == TokenKind::block_end || at_symbol(")") ||
+         (!end_name.empty() && at_name(end_name));
 }
 
 ExpressionPointer ExpressionParser::parse_tuple(bool with_conditional, std::string_view end_name) {
@@ -327,8 +323,7 @@ ExpressionPointer ExpressionParser::parse_subscript(ExpressionPointer node) {
     adopt(*out, std::move(first));
   }
   if (is_slice && at_symbol(",")) {
-    throw Failure{Code::unsupported,
-                  fmt::format("line {}: slices in several dimensions are not supported", line)};
+    throw Failure{Code::unsupported, fmt::format("line {}: slices in several dimensions are not supported", line)};
   }
   expect_symbol("]");
   return out;
@@ -364,10 +359,9 @@ std::unique_ptr<CallArguments> ExpressionParser::parse_arguments() {
       require(!arguments->spread_keywords);
       std::string name = take().text;
       take();
-      const bool is_repeated = std::any_of(arguments->keywords.begin(), arguments->keywords.end(),
-                                           [&](const auto& keyword) { return keyword.first == name; });
-      if (is_repeated || arguments->keywords.size() >= 1000)
-        fail_at(line, "keyword argument repeated: {}", name);
+      const bool is_repeated =
+          std::any_of(arguments->keywords.begin(), arguments->keywords.end(), [&](const auto& keyword) { return keyword.first == name; });
+      if (is_repeated || arguments->keywords.size() >= 1000) fail_at(line, "keyword argument repeated: {}", name);
       arguments->keywords.emplace_back(std::move(name), parse_expression());
     } else {
       require(!arguments->spread_positional && !arguments->spread_keywords && arguments->keywords.empty());
@@ -407,9 +401,8 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer operand) {
   if (!is_test(node->text)) note_unknown(line, "test", node->text, false);
   adopt(*node, std::move(operand));
   const TokenKind kind = current().kind;
-  const bool begins_operand = kind == TokenKind::name || kind == TokenKind::text ||
-                              kind == TokenKind::integer || kind == TokenKind::real || at_symbol("[") ||
-                              at_symbol("{");
+  const bool begins_operand = kind == TokenKind::name || kind == TokenKind::text || kind == TokenKind::integer || kind == TokenKind::real ||
+                              at_symbol("[") || at_symbol("{");
   if (at_symbol("(")) {
     adopt_arguments(*node, parse_arguments());
   } else if (begins_operand && !at_name("else") && !at_name("or") && !at_name("and")) {
@@ -428,8 +421,7 @@ ExpressionPointer ExpressionParser::parse_test(ExpressionPointer operand) {
 
 uint32_t ExpressionParser::parse_target_name(std::string* text) {
   const Token token = expect(TokenKind::name);
-  static constexpr std::array<std::string_view, 6> kConstants{"true", "false", "none",
-                                                              "True", "False", "None"};
+  static constexpr std::array<std::string_view, 6> kConstants{"true", "false", "none", "True", "False", "None"};
   if (std::find(kConstants.begin(), kConstants.end(), token.text) != kConstants.end()) {
     fail_at(token.line, "can't assign to '{}'", token.text);
   }

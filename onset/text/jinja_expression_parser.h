@@ -90,12 +90,8 @@ class ExpressionParser {
     bool hard = false;
   };
 
-  static bool is_symbol(const Token& token, std::string_view symbol) {
-    return token.kind == TokenKind::symbol && token.text == symbol;
-  }
-  static bool is_name(const Token& token, std::string_view name) {
-    return token.kind == TokenKind::name && token.text == name;
-  }
+  static bool is_symbol(const Token& token, std::string_view symbol) { return token.kind == TokenKind::symbol && token.text == symbol; }
+  static bool is_name(const Token& token, std::string_view name) { return token.kind == TokenKind::name && token.text == name; }
   const Token& following() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
   bool at_tuple_end(std::string_view end_name) const;
 
@@ -133,8 +129,7 @@ class ExpressionParser {
   Target parse_one_target(bool with_namespace);
 
   template <typename Operators>
-  ExpressionPointer parse_chain(ExpressionKind kind, ExpressionPointer (ExpressionParser::*operand)(),
-                                const Operators& operators);
+  ExpressionPointer parse_chain(ExpressionKind kind, ExpressionPointer (ExpressionParser::*operand)(), const Operators& operators);
 
   std::vector<Token> tokens_;
   size_t at_ = 0;

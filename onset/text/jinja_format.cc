@@ -83,11 +83,9 @@ std::string group_digits(std::string_view digits, char separator, size_t each) {
   return out;
 }
 
-std::string align(Heap& heap, const Spec& spec, std::string_view sign, std::string_view body,
-                  char otherwise) {
+std::string align(Heap& heap, const Spec& spec, std::string_view sign, std::string_view body, char otherwise) {
   const char where = spec.align == '\0' ? otherwise : spec.align;
-  const int64_t missing =
-      spec.width - static_cast<int64_t>(count_code_points(sign) + count_code_points(body));
+  const int64_t missing = spec.width - static_cast<int64_t>(count_code_points(sign) + count_code_points(body));
   if (missing <= 0) return std::string(sign) + std::string(body);
   const std::string whole = std::string(sign) + std::string(body);
   switch (where) {
@@ -159,8 +157,7 @@ std::string format_real(Heap& heap, const Spec& spec, double value) {
     if (style == std::chars_format::general) precision = std::max(precision, 1);
     digits.resize(400 + static_cast<size_t>(precision));
     const double scaled = spec.type == '%' ? magnitude * 100 : magnitude;
-    const auto [end, error] =
-        std::to_chars(digits.data(), digits.data() + digits.size(), scaled, style, precision);
+    const auto [end, error] = std::to_chars(digits.data(), digits.data() + digits.size(), scaled, style, precision);
     (void)error;  // 309 digits, the precision and an exponent fit
     digits.resize(static_cast<size_t>(end - digits.data()));
     if (spec.type == '\0' && digits.find_first_of(".e") == std::string::npos) digits += ".0";
@@ -175,8 +172,7 @@ std::string format_real(Heap& heap, const Spec& spec, double value) {
 }
 
 std::string format_text(Heap& heap, const Spec& spec, std::string_view text) {
-  if (spec.precision >= 0)
-    text = text.substr(0, byte_of_code_point(text, static_cast<size_t>(spec.precision)));
+  if (spec.precision >= 0) text = text.substr(0, byte_of_code_point(text, static_cast<size_t>(spec.precision)));
   return align(heap, spec, "", text, '<');
 }
 
@@ -184,13 +180,10 @@ std::string format_text(Heap& heap, const Spec& spec, std::string_view text) {
 std::string format_value(Heap& heap, const Value& value, std::string_view text) {
   if (text.empty()) return to_text(heap, value);
   const Spec spec = parse_spec(text);
-  const bool is_integer_type =
-      spec.type != '\0' && std::string_view("bcdoxXn").find(spec.type) != std::string_view::npos;
-  const bool is_real_type =
-      spec.type != '\0' && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
+  const bool is_integer_type = spec.type != '\0' && std::string_view("bcdoxXn").find(spec.type) != std::string_view::npos;
+  const bool is_real_type = spec.type != '\0' && std::string_view("eEfFgG%").find(spec.type) != std::string_view::npos;
   if (value.is_text()) {
-    if (spec.type != '\0' && spec.type != 's')
-      fail("Unknown format code '{}' for object of type 'str'", spec.type);
+    if (spec.type != '\0' && spec.type != 's') fail("Unknown format code '{}' for object of type 'str'", spec.type);
     if (spec.align == '=') fail("'=' alignment not allowed in string format specifier");
     if (spec.sign != '-' || spec.grouping != '\0') fail("Invalid format specifier for a text");
     return format_text(heap, spec, value.as_text());
@@ -229,8 +222,7 @@ class PercentFormatter {
       if (percent < format_.size()) directive();
     }
     // A mapping need not be used up; for Python lists and undefined values are mappings here.
-    const bool is_mapping =
-        values_.is_dictionary() || values_.is_undefined() || (values_.is_sequence() && !is_tuple_);
+    const bool is_mapping = values_.is_dictionary() || values_.is_undefined() || (values_.is_sequence() && !is_tuple_);
     const size_t given = is_tuple_ ? values_.as_sequence().items.size() : 1;
     if (!is_mapping && used_ < given) fail("not all arguments converted during string formatting");
     return out_.take();
@@ -315,8 +307,7 @@ class PercentFormatter {
         spec.align = '=';
       }
       require_defined(value);
-      if (!value.is_number())
-        fail("%{} format: a real number is required, not {}", spec.type, type_name(value));
+      if (!value.is_number()) fail("%{} format: a real number is required, not {}", spec.type, type_name(value));
     };
     switch (spec.type) {
       case 's':
@@ -333,8 +324,7 @@ class PercentFormatter {
         if (value.kind() == Kind::real && (spec.type == 'x' || spec.type == 'X' || spec.type == 'o')) {
           fail("%{} format: an integer is required, not float", spec.type);
         }
-        return out_.append(format_integer(
-            heap_, spec, value.kind() == Kind::real ? truncate(value.as_real()) : value.as_integer()));
+        return out_.append(format_integer(heap_, spec, value.kind() == Kind::real ? truncate(value.as_real()) : value.as_integer()));
       case 'e':
       case 'E':
       case 'f':
@@ -344,8 +334,7 @@ class PercentFormatter {
         number();
         return out_.append(format_real(heap_, spec, value.as_real()));
       case 'c':
-        if (value.is_text() && length(value) == 1)
-          return out_.append(format_text(heap_, spec, value.as_text()));
+        if (value.is_text() && length(value) == 1) return out_.append(format_text(heap_, spec, value.as_text()));
         [[fallthrough]];
       default:
         fail("unsupported format character '{}'", spec.type);
@@ -365,8 +354,7 @@ class PercentFormatter {
 
 class BraceFormatter {
  public:
-  BraceFormatter(Heap& heap, const Arguments& arguments, bool markup)
-      : heap_(heap), arguments_(arguments), markup_(markup) {}
+  BraceFormatter(Heap& heap, const Arguments& arguments, bool markup) : heap_(heap), arguments_(arguments), markup_(markup) {}
 
   std::string run(std::string_view format, int depth = 0) {
     if (depth > 1) fail("Max string recursion exceeded");
@@ -439,8 +427,7 @@ class BraceFormatter {
         const std::string_view key = name.substr(at + 1, end - at - 1);
         size_t digits = 0;
         const int64_t index = take_integer(key, digits);
-        value = get_item(heap_, value,
-                         index >= 0 && digits == key.size() ? Value::integer(index) : heap_.text(key));
+        value = get_item(heap_, value, index >= 0 && digits == key.size() ? Value::integer(index) : heap_.text(key));
         at = end + 1;
       } else {
         fail("Only '.' or '[' may follow ']' in format field specifier");

@@ -43,15 +43,13 @@ void Heap::out_of_steps() const {
 
 void Heap::check_room(size_t bytes) {
   if (bytes > limits_.memory_bytes || live_bytes_ > limits_.memory_bytes - bytes) {
-    throw Failure{Code::resource_exhausted,
-                  fmt::format("needs more than {} bytes of memory", limits_.memory_bytes)};
+    throw Failure{Code::resource_exhausted, fmt::format("needs more than {} bytes of memory", limits_.memory_bytes)};
   }
 }
 
 void Heap::check_text(size_t bytes) {
   if (bytes > limits_.text_bytes) {
-    throw Failure{Code::resource_exhausted,
-                  fmt::format("makes a text of more than {} bytes", limits_.text_bytes)};
+    throw Failure{Code::resource_exhausted, fmt::format("makes a text of more than {} bytes", limits_.text_bytes)};
   }
   check_room(bytes);
   work_on(bytes);

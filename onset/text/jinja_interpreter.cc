@@ -107,8 +107,7 @@ void Interpreter::assign(const Target& target, const Value& value, const ScopePo
   std::vector<Value> parts;
   for (Value item; parts.size() < target.items.size() && items.next(item);) parts.push_back(std::move(item));
   const size_t expected = target.items.size();
-  if (parts.size() < expected)
-    fail("not enough values to unpack (expected {}, got {})", expected, parts.size());
+  if (parts.size() < expected) fail("not enough values to unpack (expected {}, got {})", expected, parts.size());
   if (Value item; items.next(item)) fail("too many values to unpack (expected {})", expected);
   for (size_t i = 0; i < expected; ++i) assign(target.items[i], parts[i], scope);
 }
@@ -151,8 +150,7 @@ Interpreter::Flow Interpreter::execute(const Block& block, const ScopePointer& s
   return Flow::normal;
 }
 
-Interpreter::Flow Interpreter::execute_one(const Statement& statement, const ScopePointer& scope,
-                                           TextBuilder& out) {
+Interpreter::Flow Interpreter::execute_one(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
   switch (statement.kind) {
     case StatementKind::text:
       out.append(statement.text);
@@ -193,8 +191,7 @@ void Interpreter::print(const Statement& statement, const ScopePointer& scope, T
   for (const auto& expression : statement.expressions) append_text(heap_, evaluate(*expression, scope), out);
 }
 
-Interpreter::Flow Interpreter::execute_conditional(const Statement& statement, const ScopePointer& scope,
-                                                   TextBuilder& out) {
+Interpreter::Flow Interpreter::execute_conditional(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
   for (size_t i = 0; i < statement.expressions.size(); ++i) {
     if (truth(evaluate(*statement.expressions[i], scope))) return execute(statement.blocks[i], scope, out);
   }
@@ -226,8 +223,7 @@ Interpreter::Flow Interpreter::execute_assign_block(const Statement& statement, 
   return Flow::normal;
 }
 
-Interpreter::Flow Interpreter::execute_filter_block(const Statement& statement, const ScopePointer& scope,
-                                                    TextBuilder& out) {
+Interpreter::Flow Interpreter::execute_filter_block(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
   const ScopePointer inner = make_scope(scope);
   TextBuilder text(heap_);
   const Flow flow = execute(statement.blocks[0], inner, text);
@@ -236,8 +232,7 @@ Interpreter::Flow Interpreter::execute_filter_block(const Statement& statement, 
   return Flow::normal;
 }
 
-Interpreter::Flow Interpreter::execute_with(const Statement& statement, const ScopePointer& scope,
-                                            TextBuilder& out) {
+Interpreter::Flow Interpreter::execute_with(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
   const ScopePointer inner = make_scope(scope);
   for (size_t i = 0; i < statement.targets.size(); ++i) {
     assign(statement.targets[i], evaluate(*statement.expressions[i], scope), inner);
@@ -256,16 +251,15 @@ Value Interpreter::make_macro(const Macro& macro, const ScopePointer& scope) {
   return Value(Kind::macro, std::move(object));
 }
 
-void Interpreter::execute_call_block(const Statement& statement, const ScopePointer& scope,
-                                     TextBuilder& out) {
+void Interpreter::execute_call_block(const Statement& statement, const ScopePointer& scope, TextBuilder& out) {
   const Value caller = make_macro(*statement.macro, scope);
   append_text(heap_, evaluate_call(*statement.expressions[0], scope, &caller), out);
 }
 
 // --- loops
 
-Interpreter::Flow Interpreter::run_loop(const Statement& statement, const Value& source, int64_t depth0,
-                                        ScopePointer scope, TextBuilder& out) {
+Interpreter::Flow Interpreter::run_loop(const Statement& statement, const Value& source, int64_t depth0, ScopePointer scope,
+                                        TextBuilder& out) {
   auto loop = heap_.make<LoopObject>(sizeof(LoopObject) + 512);
   loop->depth = source.depth() + 1;
   loop->statement = &statement;

@@ -101,8 +101,7 @@ class Interpreter {
   Value filter_text(const Expression* filter, std::string text, const ScopePointer& scope);
 
   // --- loops
-  Flow run_loop(const Statement& statement, const Value& source, int64_t depth0, ScopePointer scope,
-                TextBuilder& out);
+  Flow run_loop(const Statement& statement, const Value& source, int64_t depth0, ScopePointer scope, TextBuilder& out);
   bool pull(LoopObject& loop, Value& out);
   bool pull_ahead(LoopObject& loop);
   bool loop_attribute(const Value& value, std::string_view name, Value& out);

@@ -52,14 +52,12 @@ class Lexer {
     throw Failure{Code::invalid_argument, fmt::format("line {}: {}", line_, message)};
   }
 
-  bool starts_with(std::string_view text) const {
-    return std::string_view(source_).substr(at_).starts_with(text);
-  }
+  bool starts_with(std::string_view text) const { return std::string_view(source_).substr(at_).starts_with(text); }
 
   // Brings line_ to at_.
   void count_lines() {
-    line_ += static_cast<int>(std::count(source_.begin() + static_cast<ptrdiff_t>(counted_),
-                                         source_.begin() + static_cast<ptrdiff_t>(at_), '\n'));
+    line_ += static_cast<int>(
+        std::count(source_.begin() + static_cast<ptrdiff_t>(counted_), source_.begin() + static_cast<ptrdiff_t>(at_), '\n'));
     counted_ = at_;
   }
 
@@ -255,8 +253,7 @@ class Lexer {
       const int digit = hex_digit(source_[place]);
       return digit >= 0 && digit < (base == 0 ? 1 : base);
     };
-    while (is_one(at) || (at < source_.size() && source_[at] == '_' && is_one(at + 1) &&
-                          (!digits.empty() || (base != 10 && base != 0)))) {
+    while (is_one(at) || (at < source_.size() && source_[at] == '_' && is_one(at + 1) && (!digits.empty() || (base != 10 && base != 0)))) {
       if (source_[at] != '_') digits.push_back(source_[at]);
       ++at;
     }
@@ -266,11 +263,9 @@ class Lexer {
       base = 0;
     }
     Token& token = add(TokenKind::integer);
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), token.integer, base == 0 ? 10 : base);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), token.integer, base == 0 ? 10 : base);
     if (error != std::errc() || end != digits.data() + digits.size()) {
-      fail_here(fmt::format("the integer {} does not fit in 64 bits",
-                            source_.substr(at_, std::min<size_t>(at - at_, 40))));
+      fail_here(fmt::format("the integer {} does not fit in 64 bits", source_.substr(at_, std::min<size_t>(at - at_, 40))));
     }
     at_ = at;
   }

@@ -12,8 +12,7 @@ Value view(Heap& heap, const DictionaryObject& dictionary, Flavor flavor) {
   return heap.sequence(flavor, items.take());
 }
 
-Value call_dictionary_method(Heap& heap, const Value& self, std::string_view name,
-                             const Arguments& arguments) {
+Value call_dictionary_method(Heap& heap, const Value& self, std::string_view name, const Arguments& arguments) {
   const DictionaryObject& dictionary = self.as_dictionary();
   if (name == "get") {
     if (!arguments.keywords.empty()) fail("dict.get() takes no keyword arguments");
@@ -23,10 +22,7 @@ Value call_dictionary_method(Heap& heap, const Value& self, std::string_view nam
   }
   if (name == "items" || name == "keys" || name == "values") {
     Parameters(name, arguments, {}, 0);
-    return view(heap, dictionary,
-                name == "items"  ? Flavor::items
-                : name == "keys" ? Flavor::keys
-                                 : Flavor::values);
+    return view(heap, dictionary, name == "items" ? Flavor::items : name == "keys" ? Flavor::keys : Flavor::values);
   }
   if (name == "copy") {
     Parameters("copy", arguments, {}, 0);

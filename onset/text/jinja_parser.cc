@@ -67,8 +67,7 @@ class StatementParser {
           break;
         default:
           if (end_words.size() != 0) {
-            ExpressionParser::fail_at(line, "Unexpected end of template. Jinja was looking for '{}'",
-                                      fmt::join(end_words, "' or '"));
+            ExpressionParser::fail_at(line, "Unexpected end of template. Jinja was looking for '{}'", fmt::join(end_words, "' or '"));
           }
           return body;
       }
@@ -109,14 +108,12 @@ class StatementParser {
       if (!around.in_loop) ExpressionParser::fail_at(line, "'{}' outside of a loop", tag);
       return make(tag == "break" ? StatementKind::break_loop : StatementKind::continue_loop, line);
     }
-    static constexpr std::array<std::string_view, 6> kOutside{"block",  "extends", "include",
-                                                              "import", "from",    "autoescape"};
+    static constexpr std::array<std::string_view, 6> kOutside{"block", "extends", "include", "import", "from", "autoescape"};
     if (std::find(kOutside.begin(), kOutside.end(), tag) != kOutside.end()) {
       throw Failure{Code::unsupported, fmt::format("line {}: the tag '{}' is not supported", line, tag)};
     }
     if (end_words.size() == 0) ExpressionParser::fail_at(line, "Encountered unknown tag '{}'.", tag);
-    ExpressionParser::fail_at(line, "Encountered unknown tag '{}'. Jinja was looking for '{}'", tag,
-                              fmt::join(end_words, "' or '"));
+    ExpressionParser::fail_at(line, "Encountered unknown tag '{}'. Jinja was looking for '{}'", tag, fmt::join(end_words, "' or '"));
   }
 
   StatementPointer parse_if(int line, Surroundings around) {
@@ -186,8 +183,7 @@ class StatementParser {
       for (const auto& [other, other_text] : macro.parameters) {
         if (other == name) ExpressionParser::fail_at(line, "duplicate argument '{}' in a macro", text);
       }
-      if (macro.parameters.size() >= 255)
-        ExpressionParser::fail_at(line, "a macro with more than 255 arguments");
+      if (macro.parameters.size() >= 255) ExpressionParser::fail_at(line, "a macro with more than 255 arguments");
       macro.parameters.emplace_back(name, std::move(text));
       if (in_.skip_symbol("=")) {
         macro.defaults.push_back(in_.parse_expression());
@@ -203,17 +199,15 @@ class StatementParser {
     macro.body = parse_inner_block(end_word, {});
     const ExpressionParser::MacroScope scope = in_.end_macro();
     const auto names = [&](uint32_t name) {
-      return std::any_of(macro.parameters.begin(), macro.parameters.end(),
-                         [&](const auto& parameter) { return parameter.first == name; });
+      return std::any_of(macro.parameters.begin(), macro.parameters.end(), [&](const auto& parameter) { return parameter.first == name; });
     };
     const Program& program = in_.program();
     const size_t required = macro.parameters.size() - macro.defaults.size();
     for (size_t i = 0; i < required; ++i) {
       if (scope.caller && macro.parameters[i].first == program.caller) {
-        ExpressionParser::fail_at(
-            line,
-            "When defining macros or call blocks the special \"caller\" argument must be "
-            "omitted or be given a default.");
+        ExpressionParser::fail_at(line,
+                                  "When defining macros or call blocks the special \"caller\" argument must be "
+                                  "omitted or be given a default.");
       }
     }
     macro.uses_caller = scope.caller && !names(program.caller);

@@ -12,14 +12,12 @@ namespace {
 constexpr int kMaxNesting = 150;
 
 [[noreturn]] void fail_deep(int line) {
-  throw Failure{Code::resource_exhausted,
-                fmt::format("line {}: nested more than {} deep", line, kMaxNesting)};
+  throw Failure{Code::resource_exhausted, fmt::format("line {}: nested more than {} deep", line, kMaxNesting)};
 }
 
 }  // namespace
 
-ExpressionParser::ExpressionParser(std::string_view source)
-    : tokens_(tokenize(source)), program_(std::make_shared<Program>()) {
+ExpressionParser::ExpressionParser(std::string_view source) : tokens_(tokenize(source)), program_(std::make_shared<Program>()) {
   program_->loop = intern("loop");
   program_->caller = intern("caller");
   program_->varargs = intern("varargs");
@@ -27,11 +25,9 @@ ExpressionParser::ExpressionParser(std::string_view source)
 }
 
 std::shared_ptr<const Program> ExpressionParser::finish() {
-  const auto first = std::min_element(unknown_.begin(), unknown_.end(),
-                                      [](const Unknown& a, const Unknown& b) { return a.line < b.line; });
+  const auto first = std::min_element(unknown_.begin(), unknown_.end(), [](const Unknown& a, const Unknown& b) { return a.line < b.line; });
   if (first != unknown_.end()) {
-    throw Failure{first->in_jinja ? Code::unsupported : Code::invalid_argument,
-                  fmt::format("line {}: {}", first->line, first->message)};
+    throw Failure{first->in_jinja ? Code::unsupported : Code::invalid_argument, fmt::format("line {}: {}", first->line, first->message)};
   }
   return program_;
 }
@@ -48,8 +44,7 @@ Token ExpressionParser::take() {
 }
 
 void ExpressionParser::expect_symbol(std::string_view symbol) {
-  if (!skip_symbol(symbol))
-    fail_at(current().line, "expected token '{}', got '{}'", symbol, describe(current()));
+  if (!skip_symbol(symbol)) fail_at(current().line, "expected token '{}', got '{}'", symbol, describe(current()));
 }
 
 void ExpressionParser::expect_word(std::string_view name) {
@@ -91,8 +86,7 @@ ExpressionPointer ExpressionParser::make_variable(const Token& token) {
 }
 
 void ExpressionParser::note_stored(uint32_t name, int line) {
-  if (name == program_->loop && loops_ > 0)
-    fail_at(line, "Can't assign to special loop variable in for-loop");
+  if (name == program_->loop && loops_ > 0) fail_at(line, "Can't assign to special loop variable in for-loop");
   if (name != program_->caller && name != program_->varargs && name != program_->keywords) return;
   for (MacroScope& scope : macros_) {
     if (scope.stored.size() < 3) scope.stored.push_back(name);
@@ -110,8 +104,7 @@ void ExpressionParser::harden_unknown(size_t mark) {
 
 void ExpressionParser::forgive_unknown(size_t mark) {
   const auto begin = unknown_.begin() + static_cast<ptrdiff_t>(std::min(mark, unknown_.size()));
-  unknown_.erase(std::remove_if(begin, unknown_.end(), [](const Unknown& entry) { return !entry.hard; }),
-                 unknown_.end());
+  unknown_.erase(std::remove_if(begin, unknown_.end(), [](const Unknown& entry) { return !entry.hard; }), unknown_.end());
 }
 
 // --- the tree

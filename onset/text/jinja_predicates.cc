@@ -92,8 +92,7 @@ bool is_sequence(const Value& value) {
 }
 
 bool is_callable(const Value& value) {
-  return value.kind() == Kind::function || value.kind() == Kind::macro || value.kind() == Kind::loop ||
-         value.is_undefined();
+  return value.kind() == Kind::function || value.kind() == Kind::macro || value.kind() == Kind::loop || value.is_undefined();
 }
 
 bool is_true(const Value& value) {

@@ -41,8 +41,7 @@ std::string text_for(Heap& heap, const Value& value, bool in_markup) {
   return in_markup ? escape(heap, value) : to_text(heap, value);
 }
 
-std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to,
-                         int64_t count) {
+std::string replace_text(Heap& heap, std::string_view text, std::string_view from, std::string_view to, int64_t count) {
   TextBuilder out(heap);
   size_t done = 0;
   if (from.empty()) {
@@ -55,8 +54,7 @@ std::string replace_text(Heap& heap, std::string_view text, std::string_view fro
       done = at;
     }
   } else {
-    for (size_t at; count != 0 && (at = find_text(heap, text, from, done)) != std::string_view::npos;
-         --count) {
+    for (size_t at; count != 0 && (at = find_text(heap, text, from, done)) != std::string_view::npos; --count) {
       out.append(text.substr(done, at - done));
       out.append(to);
       done = at + from.size();
@@ -66,8 +64,7 @@ std::string replace_text(Heap& heap, std::string_view text, std::string_view fro
   return out.take();
 }
 
-std::string pad_text(Heap& heap, std::string_view text, std::string_view fill, int64_t before,
-                     int64_t after) {
+std::string pad_text(Heap& heap, std::string_view text, std::string_view fill, int64_t before, int64_t after) {
   TextBuilder out(heap);
   out.append_repeated(fill, static_cast<size_t>(std::max<int64_t>(before, 0)));
   out.append(text);
@@ -107,9 +104,7 @@ Value filter_title(Heap& heap, const Value& value, const Arguments& arguments) {
   const std::string_view text = held.as_text();
   heap.check_text(text.size() * 3);
   TextBuilder out(heap);
-  const auto separates = [](char32_t c) {
-    return is_python_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
-  };
+  const auto separates = [](char32_t c) { return is_python_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<'; };
   for (size_t at = 0; at < text.size();) {
     const size_t begin = at;
     if (separates(take_code_point(text, at))) {
@@ -207,8 +202,7 @@ Value filter_truncate(Heap& heap, const Value& value, const Arguments& arguments
   const Parameters parameters("truncate", arguments, {"length", "killwords", "end", "leeway"}, 0);
   const int64_t size = length(value);
   const Value end = parameters.value_or(2, heap.text("..."));
-  const int64_t limit = parameters.integer_or(0, 255),
-                leeway = parameters.given(3) ? parameters.integer_or(3, 5) : 5;
+  const int64_t limit = parameters.integer_or(0, 255), leeway = parameters.given(3) ? parameters.integer_or(3, 5) : 5;
   if (limit < length(end)) fail("expected length >= {}, got {}", length(end), limit);
   if (leeway < 0) fail("expected leeway >= 0, got {}", leeway);
   if (size <= limit || size - limit <= leeway) return value;
@@ -251,8 +245,7 @@ Value filter_attr(Heap& heap, const Value& value, const Arguments& arguments) {
     return get_attribute(heap, value, parameters.at(0));
   }
   require_defined(value);
-  return heap.undefined(
-      fmt::format("'{}' has no attribute {}", describe(value), repr(heap, parameters.at(0))));
+  return heap.undefined(fmt::format("'{}' has no attribute {}", describe(value), repr(heap, parameters.at(0))));
 }
 
 Value filter_tojson(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -333,8 +326,7 @@ double round_real(double value, int64_t digits) {
     return std::isfinite(scale) ? std::nearbyint(value / scale) * scale : std::copysign(0.0, value);
   }
   char buffer[1024];  // 309 digits, a point and 330 decimals fit
-  const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::fixed,
-                                          static_cast<int>(digits));
+  const auto [end, error] = std::to_chars(buffer, buffer + sizeof(buffer), value, std::chars_format::fixed, static_cast<int>(digits));
   (void)error;
   double rounded = value;
   read_real(std::string_view(buffer, static_cast<size_t>(end - buffer)), rounded);
@@ -357,11 +349,8 @@ Value round_integer(int64_t value, int64_t digits) {
 
 Value filter_round(Heap& heap, const Value& value, const Arguments& arguments) {
   const Parameters parameters("round", arguments, {"precision", "method"}, 0);
-  const std::string_view method = parameters.has(1) && parameters.at(1).is_text() ? parameters.text(1)
-                                  : parameters.has(1)                             ? "?"
-                                                                                  : "common";
-  if (method != "common" && method != "ceil" && method != "floor")
-    fail("method must be common, ceil or floor");
+  const std::string_view method = parameters.has(1) && parameters.at(1).is_text() ? parameters.text(1) : parameters.has(1) ? "?" : "common";
+  if (method != "common" && method != "ceil" && method != "floor") fail("method must be common, ceil or floor");
   require_defined(value);
   if (!value.is_number()) fail("type {} doesn't define __round__ method", type_name(value));
   if (method == "common") {
@@ -371,8 +360,7 @@ Value filter_round(Heap& heap, const Value& value, const Arguments& arguments) {
     if (whole) return Value::integer(truncate(std::nearbyint(value.as_real())));
     return Value::real(round_real(value.as_real(), digits));
   }
-  const Value scale =
-      arithmetic(heap, Operator::power, Value::integer(10), Value::integer(parameters.integer_or(0, 0)));
+  const Value scale = arithmetic(heap, Operator::power, Value::integer(10), Value::integer(parameters.integer_or(0, 0)));
   const double scaled = arithmetic(heap, Operator::multiply, value, scale).as_real();
   const double rounded = method == "ceil" ? std::ceil(scaled) : std::floor(scaled);
   return arithmetic(heap, Operator::divide, Value::integer(truncate(rounded)), scale);

@@ -35,12 +35,11 @@ Value filter_first(Heap& heap, const Value& value, const Arguments& arguments) {
 Value reversed(Heap& heap, const Value& value) {
   Value items = heap.list(to_items(heap, value));
   const size_t size = items.as_sequence().items.size();
-  return heap.generator("list_reverseiterator", value.depth(), 0,
-                        [items = std::move(items), left = size](Value& out) mutable {
-                          if (left == 0) return false;
-                          out = items.as_sequence().items[--left];
-                          return true;
-                        });
+  return heap.generator("list_reverseiterator", value.depth(), 0, [items = std::move(items), left = size](Value& out) mutable {
+    if (left == 0) return false;
+    out = items.as_sequence().items[--left];
+    return true;
+  });
 }
 
 Value filter_last(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -87,8 +86,7 @@ Value filter_items(Heap& heap, const Value& value, const Arguments& arguments) {
   if (!value.is_dictionary() && !value.is_undefined()) fail("Can only get item pairs from a mapping.");
   ListBuilder pairs(heap);
   if (value.is_dictionary()) {
-    for (const auto& [key, member] : value.as_dictionary().table.entries())
-      pairs.push(heap.tuple({key, member}));
+    for (const auto& [key, member] : value.as_dictionary().table.entries()) pairs.push(heap.tuple({key, member}));
   }
   return heap.list(pairs.take());
 }
@@ -174,13 +172,11 @@ Value extreme(Heap& heap, const Value& value, const Parameters& parameters, Comp
 }
 
 Value filter_min(Heap& heap, const Value& value, const Arguments& arguments) {
-  return extreme(heap, value, Parameters("min", arguments, {"case_sensitive", "attribute"}, 0),
-                 Comparison::less);
+  return extreme(heap, value, Parameters("min", arguments, {"case_sensitive", "attribute"}, 0), Comparison::less);
 }
 
 Value filter_max(Heap& heap, const Value& value, const Arguments& arguments) {
-  return extreme(heap, value, Parameters("max", arguments, {"case_sensitive", "attribute"}, 0),
-                 Comparison::greater);
+  return extreme(heap, value, Parameters("max", arguments, {"case_sensitive", "attribute"}, 0), Comparison::greater);
 }
 
 Value filter_sum(Heap& heap, const Value& value, const Arguments& arguments) {
@@ -189,8 +185,7 @@ Value filter_sum(Heap& heap, const Value& value, const Arguments& arguments) {
   Value total = parameters.value_or(1, Value::integer(0));
   if (total.is_text()) fail("sum() can't sum strings [use ''.join(seq) instead]");
   Iterator items(heap, value);
-  for (Value item; items.next(item);)
-    total = arithmetic(heap, Operator::add, total, get_path(heap, item, path));
+  for (Value item; items.next(item);) total = arithmetic(heap, Operator::add, total, get_path(heap, item, path));
   return total;
 }
 
@@ -262,8 +257,7 @@ Value filter_map(Heap& heap, const Value& value, const Arguments& arguments) {
   Value path = Value::none(), otherwise = Value::none();
   std::string name;
   const auto take_keyword = [&](std::string_view keyword, Value& out) {
-    const auto at = std::find_if(rest.keywords.begin(), rest.keywords.end(),
-                                 [&](const auto& entry) { return entry.first == keyword; });
+    const auto at = std::find_if(rest.keywords.begin(), rest.keywords.end(), [&](const auto& entry) { return entry.first == keyword; });
     if (at == rest.keywords.end()) return false;
     out = at->second;
     rest.keywords.erase(at);
@@ -281,12 +275,10 @@ Value filter_map(Heap& heap, const Value& value, const Arguments& arguments) {
   const Value source = truth(value) ? value : heap.list({});
   const size_t captured = rest.positional.size() + rest.keywords.size() * 2;
   return heap.generator("generator", source.depth() + 1, captured,
-                        [&heap, name, path, otherwise, rest = std::move(rest),
-                         items = Iterator(heap, source)](Value& out) mutable {
+                        [&heap, name, path, otherwise, rest = std::move(rest), items = Iterator(heap, source)](Value& out) mutable {
                           Value item;
                           if (!items.next(item)) return false;
-                          out = name.empty() ? get_path(heap, item, path, otherwise)
-                                             : apply_filter(heap, name, item, rest);
+                          out = name.empty() ? get_path(heap, item, path, otherwise) : apply_filter(heap, name, item, rest);
                           return true;
                         });
 }
@@ -310,12 +302,10 @@ Value select(Heap& heap, const Value& value, const Arguments& arguments, bool by
   const Value source = truth(value) ? value : heap.list({});
   const size_t captured = rest.positional.size() + rest.keywords.size() * 2;
   return heap.generator("generator", source.depth() + 1, captured,
-                        [&heap, path, test, rest = std::move(rest), wanted,
-                         items = Iterator(heap, source)](Value& out) mutable {
+                        [&heap, path, test, rest = std::move(rest), wanted, items = Iterator(heap, source)](Value& out) mutable {
                           while (items.next(out)) {
                             const Value subject = get_path(heap, out, path);
-                            const bool passes =
-                                test ? apply_test(heap, *test, subject, rest) : truth(subject);
+                            const bool passes = test ? apply_test(heap, *test, subject, rest) : truth(subject);
                             if (passes == wanted) return true;
                           }
                           return false;

@@ -34,23 +34,21 @@ std::tm time_of(const ordered_json& now) {
   return time;
 }
 
-Result<std::string> render(const std::string& source, const ordered_json& variables = ordered_json::object(),
-                           const Limits& limits = {}, std::optional<std::tm> now = {}) {
+Result<std::string> render(const std::string& source, const ordered_json& variables = ordered_json::object(), const Limits& limits = {},
+                           std::optional<std::tm> now = {}) {
   auto parsed = Template::parse(source, limits);
   if (!parsed.ok()) return parsed.status();
   return parsed->render(variables, now);
 }
 
 // The text of a template that must not fail.
-std::string text_of(const std::string& source, const ordered_json& variables = ordered_json::object(),
-                    const Limits& limits = {}) {
+std::string text_of(const std::string& source, const ordered_json& variables = ordered_json::object(), const Limits& limits = {}) {
   const auto text = render(source, variables, limits);
   return text.ok() ? *text : "error: " + text.status().message();
 }
 
 // The error of a template that must fail.
-Status status_of(const std::string& source, const ordered_json& variables = ordered_json::object(),
-                 const Limits& limits = {}) {
+Status status_of(const std::string& source, const ordered_json& variables = ordered_json::object(), const Limits& limits = {}) {
   const auto text = render(source, variables, limits);
   EXPECT_FALSE(text.ok()) << source << " gave " << text.value();
   return text.ok() ? Status() : text.status();
@@ -85,13 +83,10 @@ TEST(Jinja, equals_jinja2_on_every_case) {
 
 TEST(Jinja, errors_name_the_line) {
   EXPECT_EQ(status_of("a\nb\n{{ x.y }}").message(), "template line 3: 'x' is undefined");
-  EXPECT_EQ(
-      status_of("a\n{% if x %}\n{% nope %}").message(),
-      "template line 3: Encountered unknown tag 'nope'. Jinja was looking for 'elif' or 'else' or 'endif'");
-  EXPECT_EQ(status_of("{{ 1 +\n2 3 }}").message(),
-            "template line 2: expected token 'end of print statement', got 'integer'");
-  EXPECT_EQ(status_of("{# one #}\n\n{{ 'a\nb' ~ 1 | zz }}").message(),
-            "template line 4: No filter named 'zz'.");
+  EXPECT_EQ(status_of("a\n{% if x %}\n{% nope %}").message(),
+            "template line 3: Encountered unknown tag 'nope'. Jinja was looking for 'elif' or 'else' or 'endif'");
+  EXPECT_EQ(status_of("{{ 1 +\n2 3 }}").message(), "template line 2: expected token 'end of print statement', got 'integer'");
+  EXPECT_EQ(status_of("{# one #}\n\n{{ 'a\nb' ~ 1 | zz }}").message(), "template line 4: No filter named 'zz'.");
 }
 
 TEST(Jinja, errors_stay_short) {
@@ -129,17 +124,13 @@ TEST(Jinja, what_is_outside_the_subset_is_named) {
 }
 
 TEST(Jinja, integers_have_64_bits) {
-  EXPECT_EQ(text_of("{{ 9223372036854775807 }}{{ -9223372036854775807 - 1 }}"),
-            "9223372036854775807-9223372036854775808");
-  for (const char* source :
-       {"{{ 9223372036854775807 + 1 }}", "{{ -9223372036854775807 - 2 }}", "{{ 2 ** 63 }}",
-        "{{ 4611686018427387904 * 2 }}", "{{ -(-9223372036854775807 - 1) }}",
-        "{{ (-9223372036854775807 - 1) // -1 }}", "{{ (-9223372036854775807 - 1) | abs }}",
-        "{{ 1e19 | int }}", "{{ '9223372036854775808' | int }}"}) {
+  EXPECT_EQ(text_of("{{ 9223372036854775807 }}{{ -9223372036854775807 - 1 }}"), "9223372036854775807-9223372036854775808");
+  for (const char* source : {"{{ 9223372036854775807 + 1 }}", "{{ -9223372036854775807 - 2 }}", "{{ 2 ** 63 }}",
+                             "{{ 4611686018427387904 * 2 }}", "{{ -(-9223372036854775807 - 1) }}", "{{ (-9223372036854775807 - 1) // -1 }}",
+                             "{{ (-9223372036854775807 - 1) | abs }}", "{{ 1e19 | int }}", "{{ '9223372036854775808' | int }}"}) {
     EXPECT_EQ(status_of(source).message(), "template line 1: an integer does not fit in 64 bits") << source;
   }
-  EXPECT_NE(status_of("{{ 9223372036854775808 }}").message().find("does not fit in 64 bits"),
-            std::string::npos);
+  EXPECT_NE(status_of("{{ 9223372036854775808 }}").message().find("does not fit in 64 bits"), std::string::npos);
   EXPECT_EQ(text_of("{{ (-9223372036854775807 - 1) % -1 }}"), "0");
   // JSON has larger ones.
   EXPECT_EQ(text_of("{{ x }}", {{"x", 18446744073709551615u}}), "1.8446744073709552e+19");
@@ -147,8 +138,7 @@ TEST(Jinja, integers_have_64_bits) {
 
 TEST(Jinja, refuses_what_is_not_utf8) {
   EXPECT_EQ(status_of("ab\xff").message(), "the template is not valid UTF-8 at byte 2");
-  EXPECT_EQ(status_of("{{ x }}", {{"x", "a\x80"}}).message(),
-            "the variables hold text that is not valid UTF-8");
+  EXPECT_EQ(status_of("{{ x }}", {{"x", "a\x80"}}).message(), "the variables hold text that is not valid UTF-8");
   ordered_json key;
   key["\xc3"] = 1;
   EXPECT_EQ(status_of("{{ x }}", {{"x", key}}).message(), "the variables hold text that is not valid UTF-8");
@@ -162,8 +152,7 @@ void expect_exhausted(const std::string& source, const std::string& message, con
   const auto text = render(source, ordered_json::object(), limits);
   ASSERT_FALSE(text.ok()) << source;
   EXPECT_EQ(text.status().code(), Code::resource_exhausted) << source << ": " << text.status().message();
-  EXPECT_NE(text.status().message().find(message), std::string::npos)
-      << source << ": " << text.status().message();
+  EXPECT_NE(text.status().message().find(message), std::string::npos) << source << ": " << text.status().message();
 }
 
 std::string repeated(const std::string& text, int count) {
@@ -178,12 +167,10 @@ TEST(JinjaLimits, time) {
   const std::string loops = repeated("{% for i in range(1000) %}", 4) + "x" + repeated("{% endfor %}", 4);
   expect_exhausted(loops, "takes more than 200000 steps", limits);
   // Nested lists that share their parts have exponentially many leaves.
-  const std::string doubled =
-      "{% set ns = namespace(x=1) %}{% for i in range(100) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}";
+  const std::string doubled = "{% set ns = namespace(x=1) %}{% for i in range(100) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}";
   expect_exhausted(doubled + "{{ ns.x == (ns.x + ()) }}", "steps", limits);
   expect_exhausted(doubled + "{{ {ns.x: 1} }}", "steps", limits);
-  expect_exhausted("{{ 'ab' | center(100000) | list | sort | unique | join('x' * 100000) }}", "steps",
-                   limits);
+  expect_exhausted("{{ 'ab' | center(100000) | list | sort | unique | join('x' * 100000) }}", "steps", limits);
   // A search is linear even for texts made against it.
   EXPECT_EQ(text_of("{{ ('a' * 200000 ~ 'b') in ('a' * 400000) }}{{ ('a' * 300000).split('a' * 1000 ~ 'b') | "
                     "length }}"),
@@ -204,12 +191,9 @@ TEST(JinjaLimits, memory) {
   Limits limits;
   limits.memory_bytes = 1 << 20;
   const std::string keep = "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}";
-  expect_exhausted(keep + "{% set ns.x = ns.x + ['y' ~ i] %}{% endfor %}", "needs more than 1048576 bytes",
-                   limits);
-  expect_exhausted(keep + "{% macro m() %}{% endmacro %}{% endfor %}", "needs more than 1048576 bytes",
-                   limits);
-  expect_exhausted(keep + "{% set n = namespace(up=ns) %}{% endfor %}", "needs more than 1048576 bytes",
-                   limits);
+  expect_exhausted(keep + "{% set ns.x = ns.x + ['y' ~ i] %}{% endfor %}", "needs more than 1048576 bytes", limits);
+  expect_exhausted(keep + "{% macro m() %}{% endmacro %}{% endfor %}", "needs more than 1048576 bytes", limits);
+  expect_exhausted(keep + "{% set n = namespace(up=ns) %}{% endfor %}", "needs more than 1048576 bytes", limits);
   limits.text_bytes = 1000;
   expect_exhausted("{% for i in range(1001) %}x{% endfor %}", "makes a text of more than 1000 bytes", limits);
   limits.source_bytes = 10;
@@ -217,9 +201,7 @@ TEST(JinjaLimits, memory) {
   // What was let go is free again: this makes 100 MB in all, never 1 MB at once.
   limits = {};
   limits.memory_bytes = 1 << 20;
-  EXPECT_EQ(text_of("{% for i in range(1000) %}{% set x = 'y' * 100000 %}{% endfor %}ok",
-                    ordered_json::object(), limits),
-            "ok");
+  EXPECT_EQ(text_of("{% for i in range(1000) %}{% set x = 'y' * 100000 %}{% endfor %}ok", ordered_json::object(), limits), "ok");
 }
 
 TEST(JinjaLimits, depth) {
@@ -237,9 +219,7 @@ TEST(JinjaLimits, depth) {
   expect_exhausted("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "nested too deep");
   expect_exhausted("{% macro f() %}{% call f() %}{{ caller() }}{% endcall %}{% endmacro %}{{ f() }}", "");
   expect_exhausted("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "nested too deep");
-  expect_exhausted(
-      "{% set ns = namespace(x=1) %}{% for i in range(1000) %}{% set ns.x = [ns.x] %}{% endfor %}",
-      "values nested more than");
+  expect_exhausted("{% set ns = namespace(x=1) %}{% for i in range(1000) %}{% set ns.x = [ns.x] %}{% endfor %}", "values nested more than");
   expect_exhausted(
       "{% set ns = namespace(x=[]) %}{% for i in range(1000) %}{% set ns.x = ns.x | map('upper') %}"
       "{% endfor %}",
@@ -253,34 +233,26 @@ TEST(JinjaLimits, depth) {
   EXPECT_EQ(text_of("{{ ''" + repeated(" ~ 'a'", 2000) + " }}"), repeated("a", 2000));
   EXPECT_EQ(text_of("{% if 0 %}" + repeated("{% elif 0 %}", 2000) + "{% else %}b{% endif %}"), "b");
   EXPECT_EQ(text_of("{{ " + repeated("(", 100) + "1" + repeated(")", 100) + " }}"), "1");
-  EXPECT_EQ(
-      text_of("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{% else %}end{% endif %}{% endmacro %}{{ f(100) }}"),
-      "end");
+  EXPECT_EQ(text_of("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{% else %}end{% endif %}{% endmacro %}{{ f(100) }}"), "end");
 }
 
 // Values that hold themselves must not outlive the rendering (AddressSanitizer's leak check watches).
 TEST(Jinja, cycles_are_taken_apart) {
-  EXPECT_EQ(
-      text_of(
-          "{% set ns = namespace() %}{% set ns.me = [ns] %}{% macro m() %}{{ m is defined }}{% endmacro %}"
-          "{% set ns.m = m %}{% for i in [1] %}{% set ns.l = loop %}{{ loop.changed(loop) }}"
-          "{% macro n() %}{{ i }}{{ n is defined }}{% endmacro %}{% set ns.n = n %}{% endfor %}{{ ns.n() }}"),
-      "True1True");
-  EXPECT_FALSE(
-      render("{% set ns = namespace() %}{% for x in [1] recursive %}{% set ns.l = loop %}{% endfor %}"
-             "{{ ns.l([1]) }}")
-          .ok());
-  EXPECT_EQ(
-      text_of("{% set ns = namespace(g=[]) %}{% set ns.g = [ns] | map(attribute='g') | map('list') %}x"),
-      "x");
+  EXPECT_EQ(text_of("{% set ns = namespace() %}{% set ns.me = [ns] %}{% macro m() %}{{ m is defined }}{% endmacro %}"
+                    "{% set ns.m = m %}{% for i in [1] %}{% set ns.l = loop %}{{ loop.changed(loop) }}"
+                    "{% macro n() %}{{ i }}{{ n is defined }}{% endmacro %}{% set ns.n = n %}{% endfor %}{{ ns.n() }}"),
+            "True1True");
+  EXPECT_FALSE(render("{% set ns = namespace() %}{% for x in [1] recursive %}{% set ns.l = loop %}{% endfor %}"
+                      "{{ ns.l([1]) }}")
+                   .ok());
+  EXPECT_EQ(text_of("{% set ns = namespace(g=[]) %}{% set ns.g = [ns] | map(attribute='g') | map('list') %}x"), "x");
   EXPECT_FALSE(render("{% set ns = namespace(g=[]) %}{% set ns.g = [ns] | map(attribute='g') | map('list') %}"
                       "{{ ns.g | list }}")
                    .ok());
 }
 
 TEST(Jinja, one_template_renders_on_many_threads) {
-  const auto parsed = Template::parse(
-      "{% macro m(x) %}<{{ x ~ 'constant' }}>{% endmacro %}{% for i in range(n) %}{{ m(i) }}{% endfor %}");
+  const auto parsed = Template::parse("{% macro m(x) %}<{{ x ~ 'constant' }}>{% endmacro %}{% for i in range(n) %}{{ m(i) }}{% endfor %}");
   ASSERT_TRUE(parsed.ok());
   std::vector<std::string> texts(4);
   std::vector<std::thread> threads;

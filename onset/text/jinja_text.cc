@@ -40,8 +40,7 @@ bool is_line_break(char32_t c) {
 
 bool has_class(char32_t c, CharacterClass which) {
   const auto type = static_cast<UCharCategory>(u_charType(static_cast<UChar32>(c)));
-  const auto numeric =
-      static_cast<UNumericType>(u_getIntPropertyValue(static_cast<UChar32>(c), UCHAR_NUMERIC_TYPE));
+  const auto numeric = static_cast<UNumericType>(u_getIntPropertyValue(static_cast<UChar32>(c), UCHAR_NUMERIC_TYPE));
   switch (which) {
     case CharacterClass::alphabetic:
       return type >= U_UPPERCASE_LETTER && type <= U_OTHER_LETTER;
@@ -89,13 +88,12 @@ char32_t take_code_point(std::string_view text, size_t& at) {
     return (first & 0x0fu) << 12 | (byte(at - 2) & 0x3fu) << 6 | (byte(at - 1) & 0x3fu);
   }
   at += 4;
-  return (first & 0x07u) << 18 | (byte(at - 3) & 0x3fu) << 12 | (byte(at - 2) & 0x3fu) << 6 |
-         (byte(at - 1) & 0x3fu);
+  return (first & 0x07u) << 18 | (byte(at - 3) & 0x3fu) << 12 | (byte(at - 2) & 0x3fu) << 6 | (byte(at - 1) & 0x3fu);
 }
 
 size_t count_code_points(std::string_view text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
 size_t byte_of_code_point(std::string_view text, size_t index) {
@@ -106,9 +104,8 @@ size_t byte_of_code_point(std::string_view text, size_t index) {
 }
 
 bool is_python_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
-         c == 0x3000;
+  return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 bool is_printable(char32_t c) {
@@ -284,9 +281,8 @@ bool read_real(std::string_view text, double& out) {
   if (error == std::errc::result_out_of_range) {
     // from_chars does not say on which side: with that many digits, the sign of the exponent does.
     const size_t exponent = text.find_first_of("eE");
-    const bool is_small = exponent != std::string_view::npos
-                              ? text.substr(exponent).find('-') != std::string_view::npos
-                              : text.starts_with('0') || text.starts_with('.');
+    const bool is_small = exponent != std::string_view::npos ? text.substr(exponent).find('-') != std::string_view::npos
+                                                             : text.starts_with('0') || text.starts_with('.');
     out = is_small ? 0.0 : std::numeric_limits<double>::infinity();
   }
   if (is_negative) out = -out;

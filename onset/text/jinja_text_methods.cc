@@ -83,9 +83,7 @@ size_t rfind_text(Heap& heap, std::string_view text, std::string_view part, size
 
 void split_at_separator(const Call& call, std::string_view separator, int64_t limit, ListBuilder& out) {
   size_t begin = 0;
-  for (size_t at;
-       limit != 0 && (at = find_text(call.heap, call.text(), separator, begin)) != std::string_view::npos;
-       --limit) {
+  for (size_t at; limit != 0 && (at = find_text(call.heap, call.text(), separator, begin)) != std::string_view::npos; --limit) {
     out.push(call.make(call.text().substr(begin, at - begin)));
     begin = at + separator.size();
   }
@@ -94,9 +92,7 @@ void split_at_separator(const Call& call, std::string_view separator, int64_t li
 
 void rsplit_at_separator(const Call& call, std::string_view separator, int64_t limit, ListBuilder& out) {
   size_t end = call.text().size();
-  for (size_t at;
-       limit != 0 && (at = rfind_text(call.heap, call.text(), separator, end)) != std::string_view::npos;
-       --limit) {
+  for (size_t at; limit != 0 && (at = rfind_text(call.heap, call.text(), separator, end)) != std::string_view::npos; --limit) {
     out.push(call.make(call.text().substr(at + separator.size(), end - at - separator.size())));
     end = at;
   }
@@ -155,8 +151,7 @@ Value split(const Call& call) {
   } else {
     const std::string_view separator = parameters.text(0);
     if (separator.empty()) fail("empty separator");
-    from_right ? rsplit_at_separator(call, separator, limit, out)
-               : split_at_separator(call, separator, limit, out);
+    from_right ? rsplit_at_separator(call, separator, limit, out) : split_at_separator(call, separator, limit, out);
   }
   return call.heap.list(out.take());
 }
@@ -174,15 +169,12 @@ template <bool from_right>
 Value partition(const Call& call) {
   const std::string_view separator = call.positional({"sep"}, 1).text(0), text = call.text();
   if (separator.empty()) fail("empty separator");
-  const size_t at = from_right ? rfind_text(call.heap, text, separator, text.size())
-                               : find_text(call.heap, text, separator);
+  const size_t at = from_right ? rfind_text(call.heap, text, separator, text.size()) : find_text(call.heap, text, separator);
   if (at == std::string_view::npos) {
     const Value empty = call.make(std::string_view()), whole = call.make(text);
-    return call.heap.tuple(from_right ? std::vector<Value>{empty, empty, whole}
-                                      : std::vector<Value>{whole, empty, empty});
+    return call.heap.tuple(from_right ? std::vector<Value>{empty, empty, whole} : std::vector<Value>{whole, empty, empty});
   }
-  return call.heap.tuple(
-      {call.make(text.substr(0, at)), call.make(separator), call.make(text.substr(at + separator.size()))});
+  return call.heap.tuple({call.make(text.substr(0, at)), call.make(separator), call.make(text.substr(at + separator.size()))});
 }
 
 // --- searching
@@ -231,8 +223,7 @@ Value count(const Call& call) {
   if (!window.is_valid) return Value::integer(0);
   if (part.empty()) return Value::integer(static_cast<int64_t>(count_code_points(window.text)) + 1);
   int64_t count = 0;
-  for (size_t at = 0; (at = find_text(call.heap, window.text, part, at)) != std::string_view::npos;
-       at += part.size()) {
+  for (size_t at = 0; (at = find_text(call.heap, window.text, part, at)) != std::string_view::npos; at += part.size()) {
     ++count;
   }
   return Value::integer(count);
@@ -250,8 +241,7 @@ Value has_affix(const Call& call) {
     return window.is_valid && (at_end ? window.text.ends_with(text) : window.text.starts_with(text));
   };
   const Value& affix = parameters.at(0);
-  if (!affix.is_sequence() || affix.as_sequence().flavor != Flavor::tuple)
-    return Value::boolean(matches(affix));
+  if (!affix.is_sequence() || affix.as_sequence().flavor != Flavor::tuple) return Value::boolean(matches(affix));
   for (const Value& one : affix.as_sequence().items) {
     call.heap.work();
     if (matches(one)) return Value::boolean(true);
@@ -265,8 +255,7 @@ Value replace(const Call& call) {
   const Parameters parameters = call.positional({"old", "new", "count"}, 2);
   std::string to(parameters.text(1));
   if (call.self.is_markup()) to = escape(call.heap, parameters.at(1));
-  return call.make(
-      replace_text(call.heap, call.text(), parameters.text(0), to, parameters.integer_or(2, -1)));
+  return call.make(replace_text(call.heap, call.text(), parameters.text(0), to, parameters.integer_or(2, -1)));
 }
 
 Value join(const Call& call) {
@@ -319,8 +308,7 @@ Value without_affix(const Call& call) {
 }
 
 Value expandtabs(const Call& call) {
-  const int64_t size =
-      std::max<int64_t>(Parameters("expandtabs", call.arguments, {"tabsize"}, 0).integer_or(0, 8), 0);
+  const int64_t size = std::max<int64_t>(Parameters("expandtabs", call.arguments, {"tabsize"}, 0).integer_or(0, 8), 0);
   TextBuilder out(call.heap);
   int64_t column = 0;
   for (const char c : call.text()) {

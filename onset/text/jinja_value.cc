@@ -241,8 +241,7 @@ bool compare(Heap& heap, Comparison how, const Value& left, const Value& right) 
     }
     return holds(how, a.size() <=> b.size());
   }
-  fail("'{}' not supported between instances of '{}' and '{}'", symbol(how), type_name(left),
-       type_name(right));
+  fail("'{}' not supported between instances of '{}' and '{}'", symbol(how), type_name(left), type_name(right));
 }
 
 void sort_by_key(Heap& heap, std::vector<std::pair<Value, Value>>& pairs, bool reverse) {
@@ -250,15 +249,12 @@ void sort_by_key(Heap& heap, std::vector<std::pair<Value, Value>>& pairs, bool r
   std::vector<std::pair<Value, Value>> merged(pairs.size());
   for (size_t width = 1; width < pairs.size(); width *= 2) {
     for (size_t begin = 0; begin < pairs.size(); begin += 2 * width) {
-      const size_t middle = std::min(begin + width, pairs.size()),
-                   end = std::min(begin + 2 * width, pairs.size());
+      const size_t middle = std::min(begin + width, pairs.size()), end = std::min(begin + 2 * width, pairs.size());
       size_t left = begin, right = middle;
       for (size_t to = begin; to < end; ++to) {
         const bool take_right =
-            left == middle ||
-            (right < end &&
-             (reverse ? compare(heap, Comparison::less, pairs[left].first, pairs[right].first)
-                      : compare(heap, Comparison::less, pairs[right].first, pairs[left].first)));
+            left == middle || (right < end && (reverse ? compare(heap, Comparison::less, pairs[left].first, pairs[right].first)
+                                                       : compare(heap, Comparison::less, pairs[right].first, pairs[left].first)));
         merged[to] = std::move(pairs[take_right ? right++ : left++]);
       }
     }

@@ -96,8 +96,7 @@ class Value {
     out.real_ = value;
     return out;
   }
-  Value(Kind kind, std::shared_ptr<Object> object, bool markup = false)
-      : kind_(kind), markup_(markup), object_(std::move(object)) {}
+  Value(Kind kind, std::shared_ptr<Object> object, bool markup = false) : kind_(kind), markup_(markup), object_(std::move(object)) {}
 
   Kind kind() const { return kind_; }
   bool is_undefined() const { return kind_ == Kind::undefined; }

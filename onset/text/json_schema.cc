@@ -16,17 +16,15 @@ using Place = AutomatonDraft::Place;
 constexpr int deepest = 100;
 constexpr uint32_t most_blanks = 64;
 
-constexpr std::array<std::string_view, 10> annotations{"title",      "description", "default",   "examples",
-                                                       "deprecated", "readOnly",    "writeOnly", "$schema",
-                                                       "$id",        "$comment"};
+constexpr std::array<std::string_view, 10> annotations{"title",    "description", "default", "examples", "deprecated",
+                                                       "readOnly", "writeOnly",   "$schema", "$id",      "$comment"};
 constexpr std::array<std::string_view, 2> definitions{"$defs", "definitions"};
 // Keywords that say everything about a value.
 constexpr std::array<std::string_view, 6> alone{"$ref", "anyOf", "oneOf", "allOf", "enum", "const"};
 constexpr std::array<std::string_view, 3> of_objects{"properties", "required", "additionalProperties"};
 constexpr std::array<std::string_view, 4> of_arrays{"items", "prefixItems", "minItems", "maxItems"};
 constexpr std::array<std::string_view, 4> of_strings{"minLength", "maxLength", "pattern", "format"};
-constexpr std::array<std::string_view, 5> of_numbers{"minimum", "maximum", "exclusiveMinimum",
-                                                     "exclusiveMaximum", "multipleOf"};
+constexpr std::array<std::string_view, 5> of_numbers{"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"};
 
 template <typename Names>
 bool is_one_of(const Names& names, std::string_view name) {
@@ -35,8 +33,7 @@ bool is_one_of(const Names& names, std::string_view name) {
 
 template <typename Names>
 bool has_any(const Json& schema, const Names& names) {
-  return std::any_of(names.begin(), names.end(),
-                     [&](std::string_view name) { return schema.contains(name); });
+  return std::any_of(names.begin(), names.end(), [&](std::string_view name) { return schema.contains(name); });
 }
 
 }  // namespace
@@ -54,8 +51,7 @@ Status JsonSchemaCompiler::fail(Code code, const std::string& at, std::string_vi
 Status JsonSchemaCompiler::check_keywords(const Json& schema, const std::string& at) const {
   if (schema.is_boolean()) return {};
   if (!schema.is_object()) {
-    return fail(Code::invalid_argument, at,
-                fmt::format("expected a schema (an object, true or false), found {}", schema.type_name()));
+    return fail(Code::invalid_argument, at, fmt::format("expected a schema (an object, true or false), found {}", schema.type_name()));
   }
   std::string_view whole;
   for (const auto& [name, value] : schema.items()) {
@@ -63,13 +59,12 @@ Status JsonSchemaCompiler::check_keywords(const Json& schema, const std::string&
   }
   for (const auto& [name, value] : schema.items()) {
     if (is_one_of(annotations, name) || is_one_of(definitions, name) || name == whole) continue;
-    const bool of_a_type = is_one_of(of_objects, name) || is_one_of(of_arrays, name) ||
-                           is_one_of(of_strings, name) || is_one_of(of_numbers, name);
+    const bool of_a_type =
+        is_one_of(of_objects, name) || is_one_of(of_arrays, name) || is_one_of(of_strings, name) || is_one_of(of_numbers, name);
     const bool known = name == "type" || is_one_of(alone, name) || of_a_type;
     if (!known) return fail(Code::unsupported, at, fmt::format("the keyword \"{}\" is not supported", name));
     if (!whole.empty() && !(name == "type" && (whole == "enum" || whole == "const"))) {
-      return fail(Code::unsupported, at,
-                  fmt::format("the keyword \"{}\" beside \"{}\" is not supported", name, whole));
+      return fail(Code::unsupported, at, fmt::format("the keyword \"{}\" beside \"{}\" is not supported", name, whole));
     }
   }
   return {};
@@ -120,16 +115,14 @@ Result<const Json*> JsonSchemaCompiler::resolve(const Json& schema, const std::s
       part += escape ? (rest[++i] == '0' ? '~' : '/') : rest[i];
     }
     rest.remove_prefix(end);
-    const bool index = found->is_array() && !part.empty() && part.size() < 9 &&
-                       part.find_first_not_of("0123456789") == std::string::npos &&
+    const bool index = found->is_array() && !part.empty() && part.size() < 9 && part.find_first_not_of("0123456789") == std::string::npos &&
                        std::stoul(part) < found->size();
     if (index) {
       found = &(*found)[std::stoul(part)];
     } else if (found->is_object() && found->contains(part)) {
       found = &(*found)[part];
     } else {
-      return fail(Code::invalid_argument, at + "/$ref",
-                  fmt::format("there is no \"{}\" in the schema", text));
+      return fail(Code::invalid_argument, at + "/$ref", fmt::format("there is no \"{}\" in the schema", text));
     }
   }
   return found;
@@ -153,8 +146,7 @@ Status JsonSchemaCompiler::finish() {
     AutomatonDraft draft;
     ONSET_ASSIGN(const Place end, value(draft, 0, *next.schema, next.at));
     draft.set_final(end);
-    if (const Status status = builder_.define(next.rule, draft); !status.ok())
-      return fail(status.code(), next.at, status.message());
+    if (const Status status = builder_.define(next.rule, draft); !status.ok()) return fail(status.code(), next.at, status.message());
   }
   return {};
 }
@@ -221,11 +213,9 @@ Place JsonSchemaCompiler::any_object(AutomatonDraft& draft, Place from) {
   return end;
 }
 
-Result<Place> JsonSchemaCompiler::value(AutomatonDraft& draft, Place from, const Json& schema,
-                                        const std::string& at) {
+Result<Place> JsonSchemaCompiler::value(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at) {
   ONSET_TRY(check_keywords(schema, at));
-  if (draft.size() > 8 * builder_.limit())
-    return fail(Code::resource_exhausted, at, "the schema is too large");
+  if (draft.size() > 8 * builder_.limit()) return fail(Code::resource_exhausted, at, "the schema is too large");
   if (schema.is_boolean()) return schema.get<bool>() ? any_value(draft, from) : draft.add();
   if (schema.contains("$ref")) {
     ONSET_ASSIGN(const uint32_t rule, rule_of(schema, at));
@@ -233,8 +223,7 @@ Result<Place> JsonSchemaCompiler::value(AutomatonDraft& draft, Place from, const
     draft.call(from, rule, to);
     return to;
   }
-  if (depth_ >= deepest)
-    return fail(Code::resource_exhausted, at, fmt::format("schemas are nested more than {} deep", deepest));
+  if (depth_ >= deepest) return fail(Code::resource_exhausted, at, fmt::format("schemas are nested more than {} deep", deepest));
   struct Deeper {
     explicit Deeper(int& counter) : depth(counter) { ++depth; }
     ~Deeper() { --depth; }
@@ -245,8 +234,7 @@ Result<Place> JsonSchemaCompiler::value(AutomatonDraft& draft, Place from, const
     if (!schema.contains(name)) continue;
     const std::string place = fmt::format("{}/{}", at, name);
     const Json& schemas = schema[name];
-    if (!schemas.is_array() || schemas.empty())
-      return fail(Code::invalid_argument, place, "expected a list of schemas");
+    if (!schemas.is_array() || schemas.empty()) return fail(Code::invalid_argument, place, "expected a list of schemas");
     if (std::string_view(name) == "allOf") {
       if (schemas.size() > 1) return fail(Code::unsupported, place, "more than one schema is not supported");
       return value(draft, from, schemas[0], place + "/0");
@@ -255,37 +243,33 @@ Result<Place> JsonSchemaCompiler::value(AutomatonDraft& draft, Place from, const
       for (size_t j = 0; j < i; ++j) {
         ONSET_ASSIGN(const bool apart, disjoint(schemas[j], schemas[i], place, 0));
         if (apart) continue;
-        return fail(
-            Code::unsupported, place,
-            fmt::format("a value may fit both {} and {}: only alternatives that differ by type or by a "
-                        "required constant are supported (or anyOf)",
-                        j, i));
+        return fail(Code::unsupported, place,
+                    fmt::format("a value may fit both {} and {}: only alternatives that differ by type or by a "
+                                "required constant are supported (or anyOf)",
+                                j, i));
       }
     }
     return alternatives(draft, from, schemas, place);
   }
   ONSET_ASSIGN(const unsigned kinds, kinds_of(schema, at));
-  const bool plain = !has_any(schema, of_objects) && !has_any(schema, of_arrays) &&
-                     !has_any(schema, of_strings) && !has_any(schema, of_numbers);
+  const bool plain =
+      !has_any(schema, of_objects) && !has_any(schema, of_arrays) && !has_any(schema, of_strings) && !has_any(schema, of_numbers);
   if (kinds == all && plain) return any_value(draft, from);
   const Place end = draft.add();
   if (kinds & null) draft.skip(draft.literal(from, "null"), end);
-  if (kinds & boolean)
-    draft.skip(draft.literal(from, "true"), end), draft.skip(draft.literal(from, "false"), end);
+  if (kinds & boolean) draft.skip(draft.literal(from, "true"), end), draft.skip(draft.literal(from, "false"), end);
   const auto add = [&](Result<Place> last) -> Status {
     if (last.ok()) draft.skip(*last, end);
     return last.ok() ? Status() : last.status();
   };
-  if (kinds & (integer | fraction))
-    ONSET_TRY(add(number_value(draft, from, schema, (kinds & fraction) == 0, at)));
+  if (kinds & (integer | fraction)) ONSET_TRY(add(number_value(draft, from, schema, (kinds & fraction) == 0, at)));
   if (kinds & string) ONSET_TRY(add(string_value(draft, from, schema, at)));
   if (kinds & array) ONSET_TRY(add(array_value(draft, from, schema, at)));
   if (kinds & object) ONSET_TRY(add(object_value(draft, from, schema, at)));
   return end;
 }
 
-Result<Place> JsonSchemaCompiler::alternatives(AutomatonDraft& draft, Place from, const Json& schemas,
-                                               const std::string& at) {
+Result<Place> JsonSchemaCompiler::alternatives(AutomatonDraft& draft, Place from, const Json& schemas, const std::string& at) {
   const Place end = draft.add();
   for (size_t i = 0; i < schemas.size(); ++i) {
     const Place begin = draft.add();
@@ -303,9 +287,7 @@ namespace {
 
 // Strings of a JSON value that was made by hand may be anything; everything below relies on UTF-8.
 bool all_utf8(const Json& value, int depth) {
-  if (value.is_string())
-    return well_formed_prefix(value.get_ref<const std::string&>()) ==
-           value.get_ref<const std::string&>().size();
+  if (value.is_string()) return well_formed_prefix(value.get_ref<const std::string&>()) == value.get_ref<const std::string&>().size();
   if (!value.is_structured()) return true;
   if (depth > 4 * deepest) return false;
   for (const auto& [name, member] : value.items()) {
@@ -317,8 +299,7 @@ bool all_utf8(const Json& value, int depth) {
 
 Result<Grammar> compile(const Json& schema, const std::string& name, const JsonSchemaLimits& limits) {
   if (!all_utf8(schema, 0)) {
-    return error(Code::invalid_argument, "{}: expected UTF-8 text, nested at most {} deep", name,
-                 4 * deepest);
+    return error(Code::invalid_argument, "{}: expected UTF-8 text, nested at most {} deep", name, 4 * deepest);
   }
   GrammarBuilder builder(limits.states);
   const uint32_t root = builder.add_rule(name);
@@ -339,8 +320,7 @@ Result<Grammar> compile_json_schema(const Json& schema, const JsonSchemaLimits& 
   return compile(schema, "schema", limits);
 }
 
-Result<Grammar> compile_json_schema(std::string_view text, const std::string& name,
-                                    const JsonSchemaLimits& limits) {
+Result<Grammar> compile_json_schema(std::string_view text, const std::string& name, const JsonSchemaLimits& limits) {
   try {
     // The parser reports through exceptions or not at all; they end here.
     const Json schema = Json::parse(text.begin(), text.end());

@@ -37,12 +37,10 @@ struct JsonSchemaLimits {
 
 // Errors: unsupported naming a keyword and its place ("schema at /properties/age: ..."), invalid_argument for
 // a schema that is wrong in itself or that nothing can satisfy, resource_exhausted beyond the limits.
-Result<Grammar> compile_json_schema(const nlohmann::ordered_json& schema,
-                                    const JsonSchemaLimits& limits = {});
+Result<Grammar> compile_json_schema(const nlohmann::ordered_json& schema, const JsonSchemaLimits& limits = {});
 
 // The same from a text; `name` stands for it in errors. Errors: also invalid_argument for what is not JSON.
-Result<Grammar> compile_json_schema(std::string_view text, const std::string& name,
-                                    const JsonSchemaLimits& limits = {});
+Result<Grammar> compile_json_schema(std::string_view text, const std::string& name, const JsonSchemaLimits& limits = {});
 
 // Any JSON object.
 Grammar json_object_grammar();

@@ -39,16 +39,7 @@ class JsonSchemaCompiler {
     const Json* schema;
     std::string at;
   };
-  enum Kind : unsigned {
-    null = 1,
-    boolean = 2,
-    integer = 4,
-    fraction = 8,
-    string = 16,
-    array = 32,
-    object = 64,
-    all = 127
-  };
+  enum Kind : unsigned { null = 1, boolean = 2, integer = 4, fraction = 8, string = 16, array = 32, object = 64, all = 127 };
 
   Status fail(Code code, const std::string& at, std::string_view what) const;
   Status check_keywords(const Json& schema, const std::string& at) const;
@@ -60,8 +51,7 @@ class JsonSchemaCompiler {
   Result<Place> object_value(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at);
   Result<Place> array_value(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at);
   Result<Place> string_value(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at);
-  Result<Place> number_value(AutomatonDraft& draft, Place from, const Json& schema, bool integers,
-                             const std::string& at);
+  Result<Place> number_value(AutomatonDraft& draft, Place from, const Json& schema, bool integers, const std::string& at);
   Result<Place> alternatives(AutomatonDraft& draft, Place from, const Json& schemas, const std::string& at);
   Result<Place> constants(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at);
   Place constant(AutomatonDraft& draft, Place from, const Json& value);
@@ -74,16 +64,14 @@ class JsonSchemaCompiler {
     bool required;
   };
   Result<std::vector<Member>> members_of(const Json& schema, const std::string& at) const;
-  Result<Place> other_member(AutomatonDraft& draft, Place from, const std::vector<Member>& members,
-                             const Json& schema, const std::string& at);
+  Result<Place> other_member(AutomatonDraft& draft, Place from, const std::vector<Member>& members, const Json& schema,
+                             const std::string& at);
   struct Bounds {
     uint32_t least = 0, most = GrammarRule::unbounded;
     bool given = false;
   };
-  Result<Bounds> bounds_of(const Json& schema, const char* least, const char* most,
-                           const std::string& at) const;
-  Result<Place> array_items(AutomatonDraft& draft, Place from, const Json& schema, const Bounds& bounds,
-                            const std::string& at);
+  Result<Bounds> bounds_of(const Json& schema, const char* least, const char* most, const std::string& at) const;
+  Result<Place> array_items(AutomatonDraft& draft, Place from, const Json& schema, const Bounds& bounds, const std::string& at);
 
   GrammarBuilder& builder_;
   const Json& document_;
@@ -108,8 +96,7 @@ struct DecimalBound {
 
 // Adds the decimals between two bounds, without exponents; `integers`: only those. Returns the place after
 // them.
-AutomatonDraft::Place add_decimals(AutomatonDraft& draft, AutomatonDraft::Place from,
-                                   const std::optional<DecimalBound>& low,
+AutomatonDraft::Place add_decimals(AutomatonDraft& draft, AutomatonDraft::Place from, const std::optional<DecimalBound>& low,
                                    const std::optional<DecimalBound>& high, bool integers);
 // Adds any number as JSON writes it, with limits on its digits (json_schema.h).
 AutomatonDraft::Place add_number(AutomatonDraft& draft, AutomatonDraft::Place from, bool integers);

@@ -56,12 +56,10 @@ Place JsonSchemaCompiler::constant(AutomatonDraft& draft, Place from, const Json
   return draft.literal(first ? from : space(draft, from), is_object ? "}" : "]");
 }
 
-Result<Place> JsonSchemaCompiler::constants(AutomatonDraft& draft, Place from, const Json& schema,
-                                            const std::string& at) {
+Result<Place> JsonSchemaCompiler::constants(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at) {
   ONSET_ASSIGN(const unsigned kinds, kinds_of(schema, at));
   const bool one = schema.contains("const");
-  if (!one && !schema["enum"].is_array())
-    return fail(Code::invalid_argument, at + "/enum", "expected a list of values");
+  if (!one && !schema["enum"].is_array()) return fail(Code::invalid_argument, at + "/enum", "expected a list of values");
   const Json values = one ? Json::array({schema["const"]}) : schema["enum"];
   const Place end = draft.add();
   for (const Json& value : values) {
@@ -72,8 +70,7 @@ Result<Place> JsonSchemaCompiler::constants(AutomatonDraft& draft, Place from, c
 
 // --------------------------------------------------------------------------------------------------------
 
-Result<unsigned> JsonSchemaCompiler::possible_kinds(const Json& schema, const std::string& at,
-                                                    int depth) const {
+Result<unsigned> JsonSchemaCompiler::possible_kinds(const Json& schema, const std::string& at, int depth) const {
   ONSET_TRY(check_keywords(schema, at));
   if (schema.is_boolean()) return schema.get<bool>() ? unsigned{all} : 0u;
   if (depth > deepest) return unsigned{all};
@@ -105,26 +102,22 @@ namespace {
 std::vector<Json> allowed_constants(const Json& schema) {
   if (!schema.is_object()) return {};
   if (schema.contains("const")) return {schema["const"]};
-  if (schema.contains("enum") && schema["enum"].is_array())
-    return {schema["enum"].begin(), schema["enum"].end()};
+  if (schema.contains("enum") && schema["enum"].is_array()) return {schema["enum"].begin(), schema["enum"].end()};
   return {};
 }
 
 bool share_constants(const std::vector<Json>& a, const std::vector<Json>& b) {
-  return std::any_of(a.begin(), a.end(),
-                     [&](const Json& value) { return std::find(b.begin(), b.end(), value) != b.end(); });
+  return std::any_of(a.begin(), a.end(), [&](const Json& value) { return std::find(b.begin(), b.end(), value) != b.end(); });
 }
 
 bool requires_member(const Json& schema, const std::string& name) {
   const auto required = schema.find("required");
-  return required != schema.end() && required->is_array() &&
-         std::find(required->begin(), required->end(), name) != required->end();
+  return required != schema.end() && required->is_array() && std::find(required->begin(), required->end(), name) != required->end();
 }
 
 }  // namespace
 
-Result<bool> JsonSchemaCompiler::disjoint(const Json& a, const Json& b, const std::string& at,
-                                          int depth) const {
+Result<bool> JsonSchemaCompiler::disjoint(const Json& a, const Json& b, const std::string& at, int depth) const {
   if (depth > deepest) return false;
   ONSET_ASSIGN(const unsigned kinds_a, possible_kinds(a, at, 0));
   ONSET_ASSIGN(const unsigned kinds_b, possible_kinds(b, at, 0));

@@ -36,8 +36,7 @@ std::string pointer_part(std::string_view name) {
 
 // -------------------------------------------------------------------------------------------
 
-Result<Place> JsonSchemaCompiler::array_value(AutomatonDraft& draft, Place from, const Json& schema,
-                                              const std::string& at) {
+Result<Place> JsonSchemaCompiler::array_value(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at) {
   ONSET_ASSIGN(const Bounds bounds, bounds_of(schema, "minItems", "maxItems", at));
   if (schema.contains("prefixItems") && !schema["prefixItems"].is_array()) {
     return fail(Code::invalid_argument, at + "/prefixItems", "expected a list of schemas");
@@ -48,11 +47,8 @@ Result<Place> JsonSchemaCompiler::array_value(AutomatonDraft& draft, Place from,
   counted.set_final(end);
   // Commas are counted: one less than there are items.
   const uint32_t rule = builder_.add_rule(fmt::format("{} at {}", name_, at));
-  const auto commas = [](uint32_t items) {
-    return items == GrammarRule::unbounded ? items : items - std::min(items, 1u);
-  };
-  if (const Status status = builder_.define(rule, counted, commas(bounds.least), commas(bounds.most));
-      !status.ok()) {
+  const auto commas = [](uint32_t items) { return items == GrammarRule::unbounded ? items : items - std::min(items, 1u); };
+  if (const Status status = builder_.define(rule, counted, commas(bounds.least), commas(bounds.most)); !status.ok()) {
     return fail(status.code(), at, status.message());
   }
   const Place to = draft.add();
@@ -60,8 +56,8 @@ Result<Place> JsonSchemaCompiler::array_value(AutomatonDraft& draft, Place from,
   return to;
 }
 
-Result<Place> JsonSchemaCompiler::array_items(AutomatonDraft& draft, Place from, const Json& schema,
-                                              const Bounds& bounds, const std::string& at) {
+Result<Place> JsonSchemaCompiler::array_items(AutomatonDraft& draft, Place from, const Json& schema, const Bounds& bounds,
+                                              const std::string& at) {
   const CountMark adds = bounds.given ? CountMark::adds : CountMark::none;
   const CountMark closes = bounds.given ? CountMark::closes : CountMark::none;
   const Place begin = space(draft, draft.literal(from, "[")), end = draft.add();
@@ -76,56 +72,48 @@ Result<Place> JsonSchemaCompiler::array_items(AutomatonDraft& draft, Place from,
   Place next = begin;  // where an item may begin
   const size_t prefix = schema.contains("prefixItems") ? schema["prefixItems"].size() : 0;
   for (size_t i = 0; i < prefix; ++i) {
-    ONSET_ASSIGN(const Place after,
-                 value(draft, next, schema["prefixItems"][i], fmt::format("{}/prefixItems/{}", at, i)));
+    ONSET_ASSIGN(const Place after, value(draft, next, schema["prefixItems"][i], fmt::format("{}/prefixItems/{}", at, i)));
     close(after);
     next = comma(after);
   }
   const Place item = draft.add();
   draft.skip(next, item);
-  ONSET_ASSIGN(const Place after,
-               value(draft, item, schema.contains("items") ? schema["items"] : any_schema(), at + "/items"));
+  ONSET_ASSIGN(const Place after, value(draft, item, schema.contains("items") ? schema["items"] : any_schema(), at + "/items"));
   close(after);
   draft.skip(comma(after), item);
   return end;
 }
 
-Result<std::vector<JsonSchemaCompiler::Member>> JsonSchemaCompiler::members_of(const Json& schema,
-                                                                               const std::string& at) const {
+Result<std::vector<JsonSchemaCompiler::Member>> JsonSchemaCompiler::members_of(const Json& schema, const std::string& at) const {
   std::vector<Member> members;
   std::set<std::string> required, known;
   if (schema.contains("required")) {
-    const bool names =
-        schema["required"].is_array() && std::all_of(schema["required"].begin(), schema["required"].end(),
-                                                     [](const Json& name) { return name.is_string(); });
+    const bool names = schema["required"].is_array() &&
+                       std::all_of(schema["required"].begin(), schema["required"].end(), [](const Json& name) { return name.is_string(); });
     if (!names) return fail(Code::invalid_argument, at + "/required", "expected a list of names");
     for (const Json& name : schema["required"]) required.insert(name.get<std::string>());
   }
   if (schema.contains("properties")) {
-    if (!schema["properties"].is_object())
-      return fail(Code::invalid_argument, at + "/properties", "expected an object of schemas");
+    if (!schema["properties"].is_object()) return fail(Code::invalid_argument, at + "/properties", "expected an object of schemas");
     for (const auto& [name, member] : schema["properties"].items()) {
       members.push_back({name, &member, at + "/properties" + pointer_part(name), required.contains(name)});
       known.insert(name);
     }
   }
-  const Json& others =
-      schema.contains("additionalProperties") ? schema["additionalProperties"] : any_schema();
+  const Json& others = schema.contains("additionalProperties") ? schema["additionalProperties"] : any_schema();
   if (!schema.contains("required")) return members;
   for (const Json& name : schema["required"]) {
     if (!known.insert(name.get<std::string>()).second) continue;
     if (others == Json(false)) {
       return fail(Code::invalid_argument, at + "/required",
-                  fmt::format("\"{}\" is not among the properties, and others are not allowed",
-                              name.get<std::string>()));
+                  fmt::format("\"{}\" is not among the properties, and others are not allowed", name.get<std::string>()));
     }
     members.push_back({name.get<std::string>(), &others, at + "/additionalProperties", true});
   }
   return members;
 }
 
-Result<Place> JsonSchemaCompiler::object_value(AutomatonDraft& draft, Place from, const Json& schema,
-                                               const std::string& at) {
+Result<Place> JsonSchemaCompiler::object_value(AutomatonDraft& draft, Place from, const Json& schema, const std::string& at) {
   ONSET_ASSIGN(const std::vector<Member> members, members_of(schema, at));
   // In front of each member: with nothing before it, and behind another one.
   Place none = space(draft, draft.literal(from, "{")), some = draft.add();
@@ -145,13 +133,11 @@ Result<Place> JsonSchemaCompiler::object_value(AutomatonDraft& draft, Place from
     none = none_left;
     some = some_left;
   }
-  const Json& others =
-      schema.contains("additionalProperties") ? schema["additionalProperties"] : any_schema();
+  const Json& others = schema.contains("additionalProperties") ? schema["additionalProperties"] : any_schema();
   if (others != Json(false)) {
     const Place loop = draft.add();
     draft.skip(some, loop);
-    ONSET_ASSIGN(const Place after,
-                 other_member(draft, next_member(none, loop), members, others, at + "/additionalProperties"));
+    ONSET_ASSIGN(const Place after, other_member(draft, next_member(none, loop), members, others, at + "/additionalProperties"));
     draft.skip(after, loop);
     some = loop;
   }
@@ -161,16 +147,14 @@ Result<Place> JsonSchemaCompiler::object_value(AutomatonDraft& draft, Place from
 }
 
 // A member that is not among `members`.
-Result<Place> JsonSchemaCompiler::other_member(AutomatonDraft& draft, Place from,
-                                               const std::vector<Member>& members, const Json& schema,
+Result<Place> JsonSchemaCompiler::other_member(AutomatonDraft& draft, Place from, const std::vector<Member>& members, const Json& schema,
                                                const std::string& at) {
   Automaton names = any_text();
   if (!members.empty()) {
     AutomatonDraft taken;
     for (const Member& member : members) {
       Place place = 0;
-      for (std::string_view rest = member.name; !rest.empty();
-           rest.remove_prefix(next_utf8_unit(rest).length)) {
+      for (std::string_view rest = member.name; !rest.empty(); rest.remove_prefix(next_utf8_unit(rest).length)) {
         const Place to = taken.add();
         taken.edge(place, decode_utf8(rest), decode_utf8(rest), to);
         place = to;

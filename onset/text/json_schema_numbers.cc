@@ -15,8 +15,7 @@ constexpr size_t most_whole_digits = 19, most_part_digits = 20;
 // Numbers without a sign between two bounds of the same sign.
 class MagnitudePaths {
  public:
-  MagnitudePaths(AutomatonDraft& draft, const DecimalBound& low, const std::optional<DecimalBound>& high,
-                 bool integers)
+  MagnitudePaths(AutomatonDraft& draft, const DecimalBound& low, const std::optional<DecimalBound>& high, bool integers)
       : draft_(draft), low_(low), high_(high), integers_(integers), end_(draft.add()) {}
 
   Place add(Place from) {
@@ -31,9 +30,7 @@ class MagnitudePaths {
     auto operator<=>(const Tight&) const = default;
   };
 
-  static unsigned digit(const std::string& digits, size_t at) {
-    return at < digits.size() ? static_cast<unsigned>(digits[at] - '0') : 0;
-  }
+  static unsigned digit(const std::string& digits, size_t at) { return at < digits.size() ? static_cast<unsigned>(digits[at] - '0') : 0; }
 
   void add_length(Place from, size_t digits) {
     const size_t low_digits = std::max<size_t>(low_.whole.size(), 1);
@@ -63,8 +60,7 @@ class MagnitudePaths {
     }
   }
 
-  static Tight follow(Tight tight, unsigned value, const std::string& low, const std::string& high,
-                      size_t at) {
+  static Tight follow(Tight tight, unsigned value, const std::string& low, const std::string& high, size_t at) {
     return {tight.low && value == digit(low, at), tight.high && value == digit(high, at)};
   }
 
@@ -139,15 +135,13 @@ DecimalBound DecimalBound::of(const nlohmann::ordered_json& number, bool exclusi
 
 int DecimalBound::compare(const DecimalBound& a, const DecimalBound& b) {
   if (a.negative != b.negative) return a.negative ? -1 : 1;
-  const auto key = [](const DecimalBound& bound) {
-    return std::tuple(bound.whole.size(), bound.whole, bound.part);
-  };
+  const auto key = [](const DecimalBound& bound) { return std::tuple(bound.whole.size(), bound.whole, bound.part); };
   const int order = key(a) < key(b) ? -1 : key(b) < key(a) ? 1 : 0;
   return a.negative ? -order : order;
 }
 
-Place add_decimals(AutomatonDraft& draft, Place from, const std::optional<DecimalBound>& low,
-                   const std::optional<DecimalBound>& high, bool integers) {
+Place add_decimals(AutomatonDraft& draft, Place from, const std::optional<DecimalBound>& low, const std::optional<DecimalBound>& high,
+                   bool integers) {
   const DecimalBound zero;
   const Place end = draft.add();
   if (!high || DecimalBound::compare(*high, zero) >= 0) {
@@ -213,8 +207,7 @@ Automaton multiples(uint32_t divisor) {
   automaton.states.resize(3 + size_t{divisor});
   const auto add_digits = [&](uint32_t state, uint32_t first, uint32_t value) {
     for (uint32_t digit = first; digit <= 9; ++digit) {
-      automaton.states[state].edges.push_back(
-          {'0' + digit, '0' + digit, CountMark::none, remainder((value * 10 + digit) % divisor)});
+      automaton.states[state].edges.push_back({'0' + digit, '0' + digit, CountMark::none, remainder((value * 10 + digit) % divisor)});
     }
   };
   automaton.states[0].edges = {{'-', '-', CountMark::none, 1}, {'0', '0', CountMark::none, 2}};

@@ -19,20 +19,16 @@ Grammar compiled(std::string_view schema) {
   return grammar.ok() ? *grammar : json_object_grammar();
 }
 
-void expect(std::string_view schema, const std::vector<std::string>& accepted,
-            const std::vector<std::string>& refused) {
+void expect(std::string_view schema, const std::vector<std::string>& accepted, const std::vector<std::string>& refused) {
   const Grammar grammar = compiled(schema);
-  for (const std::string& text : accepted)
-    EXPECT_TRUE(accepts(grammar, text)) << schema << " should accept " << text;
-  for (const std::string& text : refused)
-    EXPECT_FALSE(accepts(grammar, text)) << schema << " should refuse " << text;
+  for (const std::string& text : accepted) EXPECT_TRUE(accepts(grammar, text)) << schema << " should accept " << text;
+  for (const std::string& text : refused) EXPECT_FALSE(accepts(grammar, text)) << schema << " should refuse " << text;
 }
 
 TEST(JsonSchema, AnyObjectIsJsonAndNothingElse) {
   const Grammar grammar = json_object_grammar();
-  for (const char* text :
-       {"{}", "{ }", "{\"a\":1}", "{\"a\": [1, 2.5e3, -0.1, true, false, null, {\"b\": \"c\"}, []]}",
-        "{\n  \"a\": [\n    1\n  ]\n}", R"({"\u00e9\n\"\\": "\ud83d\ude00"})", "{\"é\": \"😀\"}"}) {
+  for (const char* text : {"{}", "{ }", "{\"a\":1}", "{\"a\": [1, 2.5e3, -0.1, true, false, null, {\"b\": \"c\"}, []]}",
+                           "{\n  \"a\": [\n    1\n  ]\n}", R"({"\u00e9\n\"\\": "\ud83d\ude00"})", "{\"é\": \"😀\"}"}) {
     EXPECT_TRUE(accepts(grammar, text)) << text;
   }
   for (const char* text : {"",
@@ -63,8 +59,7 @@ TEST(JsonSchema, AnyObjectIsJsonAndNothingElse) {
 TEST(JsonSchema, TypesAndLists) {
   expect(R"({"type": "null"})", {"null"}, {"0", "nul", "nulll"});
   expect(R"({"type": ["boolean", "string"]})", {"true", "false", "\"x\"", "\"\""}, {"null", "1"});
-  expect(R"({"type": "integer"})", {"0", "-0", "12", "-9999999999999999999"},
-         {"1.0", "1e3", "01", "-", "99999999999999999999"});
+  expect(R"({"type": "integer"})", {"0", "-0", "12", "-9999999999999999999"}, {"1.0", "1e3", "01", "-", "99999999999999999999"});
   expect(R"({"type": "number"})", {"0.5", "-1e-300", "1E+289", "12.25e7"}, {".5", "1e290", "1e", "1.e5"});
   expect("true", {"1", "[]", "{\"a\": null}"}, {""});
   expect("{}", {"1", "[]", "\"s\""}, {"]"});
@@ -75,32 +70,25 @@ TEST(JsonSchema, ObjectsKeepTheirOrder) {
   const char* closed =
       R"({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}, "c": {"type": "null"}},
                            "required": ["b"], "additionalProperties": false})";
-  expect(closed,
-         {R"({"a":1,"b":"x","c":null})", R"({"b": "x"})", R"({"a": 1, "b": "x"})",
-          "{\n  \"b\": \"\",\n  \"c\": null\n}"},
-         {"{}", R"({"a":1})", R"({"b":"x","a":1})", R"({"b":"x","d":1})", R"({"b":"x","b":"y"})",
-          R"({"b":1})", R"({"b":"x",})"});
+  expect(closed, {R"({"a":1,"b":"x","c":null})", R"({"b": "x"})", R"({"a": 1, "b": "x"})", "{\n  \"b\": \"\",\n  \"c\": null\n}"},
+         {"{}", R"({"a":1})", R"({"b":"x","a":1})", R"({"b":"x","d":1})", R"({"b":"x","b":"y"})", R"({"b":1})", R"({"b":"x",})"});
   const char* open = R"({"properties": {"a": {"type": "integer"}}, "required": ["z"]})";
-  expect(open,
-         {R"({"z":1})", R"({"a":1,"z":{}})", R"({"a":1,"z":1,"q":[],"aa":1,"":0})", R"({"z":1,"\u0062":2})"},
+  expect(open, {R"({"z":1})", R"({"a":1,"z":{}})", R"({"a":1,"z":1,"q":[],"aa":1,"":0})", R"({"z":1,"\u0062":2})"},
          {"{}", R"({"a":1})", R"({"z":1,"a":"x"})", R"({"z":1,"\u0061":"x"})", R"({"z":1,"z":2})"});
-  expect(R"({"properties": {"a": true}, "additionalProperties": {"type": "integer"}})",
-         {R"({"b":1,"c":2})", R"({"a":"x","b":3})", "{}"}, {R"({"b":"x"})"});
+  expect(R"({"properties": {"a": true}, "additionalProperties": {"type": "integer"}})", {R"({"b":1,"c":2})", R"({"a":"x","b":3})", "{}"},
+         {R"({"b":"x"})"});
   expect(R"({"type": "object", "properties": {"a\"é/~": {"type": "null"}}, "additionalProperties": false})",
-         {R"({"a\"é/~":null})", R"({"a\"\u00e9/~":null})", R"({"a\"\u00E9/~":null})", "{}"},
-         {R"({"a"é/~":null})"});
-  expect(R"({"properties": {"a": false, "b": {"type": "null"}}, "additionalProperties": false})",
-         {"{}", R"({"b":null})"}, {R"({"a":1})"});
+         {R"({"a\"é/~":null})", R"({"a\"\u00e9/~":null})", R"({"a\"\u00E9/~":null})", "{}"}, {R"({"a"é/~":null})"});
+  expect(R"({"properties": {"a": false, "b": {"type": "null"}}, "additionalProperties": false})", {"{}", R"({"b":null})"}, {R"({"a":1})"});
 }
 
 TEST(JsonSchema, ArraysAndTheirCounts) {
   expect(R"({"items": {"type": "integer"}})", {"[]", "[ ]", "[1]", "[1, 2,3]"}, {"[1,]", "[\"a\"]", "[,1]"});
-  expect(R"({"items": {"type": "integer"}, "minItems": 2, "maxItems": 3})", {"[1,2]", "[1,2,3]"},
-         {"[]", "[1]", "[1,2,3,4]"});
+  expect(R"({"items": {"type": "integer"}, "minItems": 2, "maxItems": 3})", {"[1,2]", "[1,2,3]"}, {"[]", "[1]", "[1,2,3,4]"});
   expect(R"({"items": {"type": "null"}, "maxItems": 1})", {"[]", "[null]"}, {"[null,null]"});
   expect(R"({"type": "array", "maxItems": 0})", {"[]"}, {"[1]"});
-  expect(R"({"prefixItems": [{"type": "integer"}, {"type": "string"}], "items": false})",
-         {"[]", "[1]", "[1,\"a\"]"}, {"[1,\"a\",2]", "[\"a\"]"});
+  expect(R"({"prefixItems": [{"type": "integer"}, {"type": "string"}], "items": false})", {"[]", "[1]", "[1,\"a\"]"},
+         {"[1,\"a\",2]", "[\"a\"]"});
   expect(R"({"prefixItems": [{"type": "integer"}], "items": {"type": "null"}, "minItems": 2, "maxItems": 3})",
          {"[1,null]", "[1,null,null]"}, {"[]", "[1]", "[1,null,null,null]", "[null,null]"});
   // Counts of arrays in each other do not mix.
@@ -115,25 +103,21 @@ TEST(JsonSchema, ArraysAndTheirCounts) {
 }
 
 TEST(JsonSchema, StringsPatternsAndFormats) {
-  expect(R"({"minLength": 2, "maxLength": 3})",
-         {"\"ab\"", "\"abc\"", "\"é😀\"", R"("\n\u00e9")", R"("\ud83d\ude00\\")"},
+  expect(R"({"minLength": 2, "maxLength": 3})", {"\"ab\"", "\"abc\"", "\"é😀\"", R"("\n\u00e9")", R"("\ud83d\ude00\\")"},
          {"\"a\"", "\"abcd\"", R"("\ud83d\ude00")", R"("\n")"});
   expect(R"({"pattern": "^[a-c]+$"})", {"\"abc\"", R"("\u0061")"}, {"\"\"", "\"abd\"", "\"Abc\""});
   expect(R"({"pattern": "b"})", {"\"abc\"", "\"b\"", R"("é\u0062")"}, {"\"\"", "\"ac\""});
-  expect(R"({"pattern": "^(foo|ba{2,3}r)?x*$", "minLength": 1, "maxLength": 6})",
-         {"\"foo\"", "\"baarx\"", "\"xxxxxx\"", "\"baaarx\""}, {"\"\"", "\"bar\"", "\"baaarxx\"", "\"fo\""});
+  expect(R"({"pattern": "^(foo|ba{2,3}r)?x*$", "minLength": 1, "maxLength": 6})", {"\"foo\"", "\"baarx\"", "\"xxxxxx\"", "\"baaarx\""},
+         {"\"\"", "\"bar\"", "\"baaarxx\"", "\"fo\""});
   expect(R"({"pattern": "^\\d{3}-\\w\\s[^a-z\\d]$"})", {"\"012-_ A\"", "\"012-a\\tÉ\""},
          {"\"012-_ a\"", "\"012-_ ٣\"", "\"0123-_ A\"", "\"012-_ 5\""});
   expect(R"({"pattern": "^\\u00e9\\x41\\.\\/$"})", {"\"éA./\"", R"("\u00E9A.\/")"}, {"\"eA./\"", "\"éAx/\""});
-  expect(R"({"format": "date"})", {"\"2024-02-28\"", "\"1999-12-31\""},
-         {"\"2024-02-30\"", "\"2024-13-01\"", "\"24-01-01\""});
+  expect(R"({"format": "date"})", {"\"2024-02-28\"", "\"1999-12-31\""}, {"\"2024-02-30\"", "\"2024-13-01\"", "\"24-01-01\""});
   expect(R"({"format": "date-time"})", {"\"2024-02-28T12:00:00Z\"", "\"2024-02-28T12:00:00.5+01:30\""},
          {"\"2024-02-28\"", "\"2024-02-28T24:00:00Z\""});
-  expect(R"({"format": "uuid"})", {"\"123e4567-e89b-12d3-a456-426614174000\""},
-         {"\"123e4567e89b12d3a456426614174000\""});
+  expect(R"({"format": "uuid"})", {"\"123e4567-e89b-12d3-a456-426614174000\""}, {"\"123e4567e89b12d3a456426614174000\""});
   expect(R"({"format": "ipv4"})", {"\"127.0.0.1\"", "\"255.255.255.255\""}, {"\"256.0.0.1\"", "\"1.2.3\""});
-  expect(R"({"format": "ipv6"})", {"\"::1\"", "\"fe80::1:2\"", "\"1:2:3:4:5:6:7:8\""},
-         {"\"1:2:3\"", "\"1::2::3\""});
+  expect(R"({"format": "ipv6"})", {"\"::1\"", "\"fe80::1:2\"", "\"1:2:3:4:5:6:7:8\""}, {"\"1:2:3\"", "\"1::2::3\""});
   expect(R"({"format": "email"})", {"\"a.b@example.org\""}, {"\"a@b\"", "\"@example.org\""});
   expect(R"({"format": "duration"})", {"\"P1DT2H\"", "\"PT5M\"", "\"P3W\""}, {"\"P\"", "\"PT\"", "\"1D\""});
 }
@@ -147,28 +131,24 @@ TEST(JsonSchema, NumbersBetweenBounds) {
   for (int value = -2000; value < 2000; ++value) {
     EXPECT_EQ(accepts(decimal, fmt::format("{:.2f}", value / 100.0)), value > -75 && value <= 1250) << value;
   }
-  expect(R"({"type": "number", "exclusiveMinimum": 0})", {"0.01", "5", "0.00000000000000000001"},
-         {"0", "0.0", "-1", "-0", "-0.0"});
+  expect(R"({"type": "number", "exclusiveMinimum": 0})", {"0.01", "5", "0.00000000000000000001"}, {"0", "0.0", "-1", "-0", "-0.0"});
   expect(R"({"type": "number", "exclusiveMaximum": 0})", {"-0.01", "-5"}, {"0", "-0", "-0.00", "1"});
   expect(R"({"minimum": 3.5, "maximum": 3.5})", {"3.5", "3.50"}, {"3", "3.51", "3.49"});
   expect(R"({"type": "integer", "minimum": 2.5, "maximum": 3.5})", {"3"}, {"2", "4", "3.0"});
   expect(R"({"type": "integer", "minimum": 1e3})", {"1000", "99999"}, {"999", "-1000"});
   const Grammar sevens = compiled(R"({"type": "integer", "multipleOf": 7, "minimum": -50, "maximum": 500})");
   for (int value = -600; value < 600; ++value) {
-    EXPECT_EQ(accepts(sevens, std::to_string(value)), value % 7 == 0 && value >= -50 && value <= 500)
-        << value;
+    EXPECT_EQ(accepts(sevens, std::to_string(value)), value % 7 == 0 && value >= -50 && value <= 500) << value;
   }
 }
 
 TEST(JsonSchema, ConstantsAndAlternatives) {
   expect(R"({"enum": ["red", "re", 1, 2.5, null, [1, {"a": "b"}]]})",
-         {"\"red\"", "\"re\"", "1", "2.5", "null", "[1, {\"a\": \"b\"}]", "[1,{\"a\":\"b\"}]"},
-         {"\"r\"", "2", "[1]", "\"redd\""});
+         {"\"red\"", "\"re\"", "1", "2.5", "null", "[1, {\"a\": \"b\"}]", "[1,{\"a\":\"b\"}]"}, {"\"r\"", "2", "[1]", "\"redd\""});
   expect(R"({"type": "string", "enum": ["a", 1]})", {"\"a\""}, {"1"});
   expect(R"({"const": {"k": []}})", {R"({"k": []})"}, {"{}"});
-  expect(
-      R"({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "null"}}, {"minLength": 2}]})",
-      {"1", "[null]", "\"ab\""}, {"\"a\"", "[1]"});
+  expect(R"({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "null"}}, {"minLength": 2}]})", {"1", "[null]", "\"ab\""},
+         {"\"a\"", "[1]"});
   const char* tagged = R"({"oneOf": [
       {"type": "object", "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"], "additionalProperties": false},
       {"type": "object", "properties": {"kind": {"enum": ["dog", "cow"]}, "name": {"type": "string"}}, "required": ["kind"], "additionalProperties": false}]})";
@@ -181,14 +161,12 @@ TEST(JsonSchema, References) {
   const char* tree =
       R"({"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {"value": {"type": "integer"},
       "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}}, "required": ["value"], "additionalProperties": false}}})";
-  expect(tree, {R"({"value":1})", R"({"value":1,"children":[{"value":2,"children":[]},{"value":3}]})"},
-         {R"({"value":1,"children":[{}]})"});
+  expect(tree, {R"({"value":1})", R"({"value":1,"children":[{"value":2,"children":[]},{"value":3}]})"}, {R"({"value":1,"children":[{}]})"});
   expect(
       R"({"type": "object", "properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}, "required": ["next"], "additionalProperties": false})",
       {R"({"next":null})", R"({"next": {"next": {"next": null}}})"}, {"{}", R"({"next":{}})"});
-  expect(
-      R"({"properties": {"a~b/c": {"type": "null"}, "d": {"$ref": "#/properties/a~0b~1c"}}, "additionalProperties": false})",
-      {R"({"d":null})"}, {R"({"d":1})"});
+  expect(R"({"properties": {"a~b/c": {"type": "null"}, "d": {"$ref": "#/properties/a~0b~1c"}}, "additionalProperties": false})",
+         {R"({"d":null})"}, {R"({"d":1})"});
 }
 
 TEST(JsonSchema, WhatIsWrongNamesItsPlace) {
@@ -199,25 +177,20 @@ TEST(JsonSchema, WhatIsWrongNamesItsPlace) {
   };
   EXPECT_EQ(message(R"({"properties": {"a": {"items": {"uniqueItems": true}}}})"),
             "schema at /properties/a/items: the keyword \"uniqueItems\" is not supported");
-  EXPECT_EQ(
-      message(R"({"type": "strin"})"),
-      "schema at /type: expected null, boolean, integer, number, string, array or object, or a list of them");
+  EXPECT_EQ(message(R"({"type": "strin"})"),
+            "schema at /type: expected null, boolean, integer, number, string, array or object, or a list of them");
   EXPECT_EQ(message(R"({"anyOf": [{"type": "null"}], "minLength": 1})"),
             "schema: the keyword \"minLength\" beside \"anyOf\" is not supported");
   EXPECT_EQ(message(R"({"$ref": "#/$defs/x"})"), "schema at /$ref: there is no \"#/$defs/x\" in the schema");
-  EXPECT_EQ(message(R"({"$ref": "other.json"})"),
-            "schema at /$ref: expected \"#\" or \"#/...\", a place in the same schema");
+  EXPECT_EQ(message(R"({"$ref": "other.json"})"), "schema at /$ref: expected \"#\" or \"#/...\", a place in the same schema");
   EXPECT_EQ(message(R"({"$ref": "#"})"), "schema refers to itself without end");
-  EXPECT_EQ(
-      message(
-          R"({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}, "$ref": "#/$defs/a"})"),
-      "schema at /$defs/a refers to itself without end");
+  EXPECT_EQ(message(R"({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}, "$ref": "#/$defs/a"})"),
+            "schema at /$defs/a refers to itself without end");
   EXPECT_EQ(message("{\"pattern\": \"a(?=b)\"}"), "schema at /pattern: the pattern looks ahead or has flags");
   EXPECT_EQ(message("{\"pattern\": \"a(\"}"), "schema at /pattern: the pattern has a \"(\" without \")\"");
   EXPECT_EQ(message(R"({"format": "iri"})"), "schema at /format: the format \"iri\" is not supported");
   EXPECT_EQ(message(R"({"minLength": -1})"), "schema at /minLength: expected an integer, 0 or more");
-  EXPECT_EQ(message(R"({"minItems": 3, "maxItems": 2})"),
-            "schema: minItems is more than maxItems: nothing can satisfy it");
+  EXPECT_EQ(message(R"({"minItems": 3, "maxItems": 2})"), "schema: minItems is more than maxItems: nothing can satisfy it");
   EXPECT_EQ(message(R"({"type": "integer", "minimum": 3, "maximum": 2})"), "schema: nothing can satisfy it");
   EXPECT_EQ(message("false"), "schema: nothing can satisfy it");
   EXPECT_EQ(message("3"), "schema: expected a schema (an object, true or false), found number");

@@ -60,16 +60,13 @@ class Merger {
     uint32_t rank, left, right, length;
     TokenId result;
   };
-  static bool later(const Candidate& a, const Candidate& b) {
-    return a.rank != b.rank ? a.rank > b.rank : a.left > b.left;
-  }
+  static bool later(const Candidate& a, const Candidate& b) { return a.rank != b.rank ? a.rank > b.rank : a.left > b.left; }
 
   template <typename Rule>
   void consider(uint32_t left, uint32_t right, const Rule& rule, bool ordered) {
     const PairMerge merge = rule(symbols_[left], symbols_[right]);
     if (merge.result == kNoToken) return;
-    candidates_.push_back(
-        {merge.rank, left, right, symbols_[left].length + symbols_[right].length, merge.result});
+    candidates_.push_back({merge.rank, left, right, symbols_[left].length + symbols_[right].length, merge.result});
     if (ordered) std::push_heap(candidates_.begin(), candidates_.end(), later);
   }
 

@@ -7,8 +7,7 @@ namespace onset {
 std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
   std::string out;
   out.reserve(text.size() + text.size() / 2);
-  for (size_t found; (found = text.find(from)) != std::string_view::npos;
-       text.remove_prefix(found + from.size())) {
+  for (size_t found; (found = text.find(from)) != std::string_view::npos; text.remove_prefix(found + from.size())) {
     out.append(text.substr(0, found)).append(to);
   }
   return out.append(text);

@@ -71,9 +71,7 @@ RC_GTEST_PROP(StopStrings, DoNotDependOnHowTextIsCut, ()) {
     if (watcher.stopped()) break;
     // As much as possible went out: the rest begins some stop.
     const std::string held = whole.substr(out.size());
-    RC_ASSERT(std::any_of(stops.begin(), stops.end(),
-                          [&](const std::string& stop) { return stop.starts_with(held); }) ||
-              held.empty());
+    RC_ASSERT(std::any_of(stops.begin(), stops.end(), [&](const std::string& stop) { return stop.starts_with(held); }) || held.empty());
   }
   const Stopped expected = stop_slowly(stops, whole);
   RC_ASSERT(watcher.stopped() == expected.stop);
@@ -82,12 +80,9 @@ RC_GTEST_PROP(StopStrings, DoNotDependOnHowTextIsCut, ()) {
 
 TEST(Unicode, IllFormedPartsAreReplacedOneByOne) {
   // The examples of the Unicode standard, section 3.9, table 3-8, and what lies around them.
-  EXPECT_EQ(replace_ill_formed("\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41"),
-            "\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\x41");
-  EXPECT_EQ(replace_ill_formed("\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41"),
-            "\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\x41");
-  EXPECT_EQ(replace_ill_formed("\xf4\x91\x92\x93\xff\x41\x80\xbf\x42"),
-            "\ufffd\ufffd\ufffd\ufffd\ufffd\x41\ufffd\ufffd\x42");
+  EXPECT_EQ(replace_ill_formed("\xc0\xaf\xe0\x80\xbf\xf0\x81\x82\x41"), "\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\x41");
+  EXPECT_EQ(replace_ill_formed("\xed\xa0\x80\xed\xbf\xbf\xed\xaf\x41"), "\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\x41");
+  EXPECT_EQ(replace_ill_formed("\xf4\x91\x92\x93\xff\x41\x80\xbf\x42"), "\ufffd\ufffd\ufffd\ufffd\ufffd\x41\ufffd\ufffd\x42");
   EXPECT_EQ(replace_ill_formed("\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41"), "\ufffd\ufffd\ufffd\ufffd\x41");
   EXPECT_EQ(replace_ill_formed("é€😀\U0010ffff"), "é€😀\U0010ffff");
   EXPECT_EQ(replace_ill_formed(""), "");
@@ -97,8 +92,7 @@ TEST(Unicode, IllFormedPartsAreReplacedOneByOne) {
 }
 
 TEST(Unicode, CodePointsGoThereAndBack) {
-  for (const char32_t code_point :
-       {U'\0', U'A', U'\x7f', U'\x80', U'\x7ff', U'\x800', U'\uffff', U'\U00010000', U'\U0010ffff'}) {
+  for (const char32_t code_point : {U'\0', U'A', U'\x7f', U'\x80', U'\x7ff', U'\x800', U'\uffff', U'\U00010000', U'\U0010ffff'}) {
     std::string text;
     append_utf8(code_point, text);
     EXPECT_EQ(next_utf8_unit(text).length, text.size());

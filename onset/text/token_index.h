@@ -20,8 +20,7 @@ inline constexpr TokenId kNoToken = -1;
 // Token by its bytes. The texts belong to the caller and must outlive the table.
 class TextIndex {
  public:
-  explicit TextIndex(size_t expected_tokens = 0)
-      : slots_(std::bit_ceil(2 * expected_tokens + 2)), mask_(slots_.size() - 1) {}
+  explicit TextIndex(size_t expected_tokens = 0) : slots_(std::bit_ceil(2 * expected_tokens + 2)), mask_(slots_.size() - 1) {}
 
   // Keeps the first token of a text: returns the token that had it before, or kNoToken. At most the expected
   // number of texts may be inserted.
@@ -32,8 +31,7 @@ class TextIndex {
         slots_[slot] = {text, id, static_cast<uint32_t>(hash >> 32)};
         return kNoToken;
       }
-      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text)
-        return slots_[slot].id;
+      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text) return slots_[slot].id;
     }
   }
 
@@ -41,8 +39,7 @@ class TextIndex {
     const size_t hash = std::hash<std::string_view>{}(text);
     for (size_t slot = hash & mask_;; slot = (slot + 1) & mask_) {
       if (slots_[slot].id == kNoToken) return kNoToken;
-      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text)
-        return slots_[slot].id;
+      if (slots_[slot].tag == static_cast<uint32_t>(hash >> 32) && slots_[slot].text == text) return slots_[slot].id;
     }
   }
 
@@ -71,8 +68,7 @@ class PairIndex {
   void insert(TokenId left, TokenId right, PairMerge merge) {
     const uint64_t key = key_of(left, right);
     size_t slot = first_slot(key);
-    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key)
-      slot = (slot + 1) & (slots_.size() - 1);
+    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key) slot = (slot + 1) & (slots_.size() - 1);
     slots_[slot] = {key, merge};
   }
 
@@ -80,8 +76,7 @@ class PairIndex {
   PairMerge find(TokenId left, TokenId right) const {
     const uint64_t key = key_of(left, right);
     size_t slot = first_slot(key);
-    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key)
-      slot = (slot + 1) & (slots_.size() - 1);
+    while (slots_[slot].merge.result != kNoToken && slots_[slot].key != key) slot = (slot + 1) & (slots_.size() - 1);
     return slots_[slot].merge;
   }
 

@@ -37,8 +37,7 @@ class Tokenizer::Encoder {
  private:
   // Writes the ids of the added tokens in `text` and hands the stretches between them to encode_section.
   template <typename EncodeSection>
-  Status between_tokens(const AddedTokenMatcher& matcher, std::string_view text,
-                        const EncodeSection& encode_section) {
+  Status between_tokens(const AddedTokenMatcher& matcher, std::string_view text, const EncodeSection& encode_section) {
     size_t done = 0;
     for (const AddedTokenMatch& match : matcher.find_all(text, options_.parse_special)) {
       if (match.begin > done) ONSET_TRY(encode_section(text.substr(done, match.begin - done)));
@@ -57,8 +56,7 @@ class Tokenizer::Encoder {
       if (good > 0) {
         std::string_view text = section.substr(0, good);
         if (tables_.spec.normalize_nfc) text = to_nfc(text, kept_.emplace_back());
-        ONSET_TRY(between_tokens(tables_.added_normalized, text,
-                                 [&](std::string_view part) { return words_of(part); }));
+        ONSET_TRY(between_tokens(tables_.added_normalized, text, [&](std::string_view part) { return words_of(part); }));
         section.remove_prefix(good);
       }
       size_t bad = 0;
@@ -96,12 +94,10 @@ class Tokenizer::Encoder {
   // Cuts in front of spaces, where no token can reach across; what is left of the text is one word.
   void spaced_words_of(std::string_view text) {
     size_t begin = 0;
-    for (size_t at = text.find(kSpaceMark); at != std::string_view::npos;
-         at = text.find(kSpaceMark, at + kSpaceMark.size())) {
+    for (size_t at = text.find(kSpaceMark); at != std::string_view::npos; at = text.find(kSpaceMark, at + kSpaceMark.size())) {
       if (at == begin) continue;
       const bool run = text.substr(begin, at - begin).ends_with(kSpaceMark);
-      if (!tables_.spec.split_at_spaces && (run || tables_.joins_space[static_cast<uint8_t>(text[at - 1])]))
-        continue;
+      if (!tables_.spec.split_at_spaces && (run || tables_.joins_space[static_cast<uint8_t>(text[at - 1])])) continue;
       word(text.substr(begin, at - begin));
       begin = at;
     }
@@ -147,8 +143,7 @@ class Tokenizer::Encoder {
 
   void merge_by_rank() {
     merger_.merge([&](const Symbol& left, const Symbol& right) {
-      return left.id == kNoToken || right.id == kNoToken ? PairMerge{}
-                                                         : tables_.pairs.find(left.id, right.id);
+      return left.id == kNoToken || right.id == kNoToken ? PairMerge{} : tables_.pairs.find(left.id, right.id);
     });
   }
 
@@ -190,8 +185,7 @@ class Tokenizer::Encoder {
   bool without_token(std::string_view character, bool after_unknown) {
     const auto byte_token = [&](char c) { return tables_.byte_tokens[static_cast<uint8_t>(c)]; };
     const bool in_bytes =
-        tables_.spec.byte_fallback &&
-        std::none_of(character.begin(), character.end(), [&](char c) { return byte_token(c) == kNoToken; });
+        tables_.spec.byte_fallback && std::none_of(character.begin(), character.end(), [&](char c) { return byte_token(c) == kNoToken; });
     if (in_bytes) {
       for (const char c : character) add(byte_token(c));
       return false;
@@ -201,9 +195,7 @@ class Tokenizer::Encoder {
     return true;
   }
 
-  TokenId unknown_token() const {
-    return tables_.spec.use_unknown ? tables_.spec.unknown.value_or(kNoToken) : kNoToken;
-  }
+  TokenId unknown_token() const { return tables_.spec.use_unknown ? tables_.spec.unknown.value_or(kNoToken) : kNoToken; }
 
   const Tables& tables_;
   const EncodeOptions& options_;
@@ -247,8 +239,7 @@ Result<std::string> Tokenizer::decode(std::span<const TokenId> ids, const Decode
   bool text_start = options.text_start;
   for (const TokenId id : ids) {
     if (!has(id)) {
-      return error(Code::invalid_argument, "token id {} is outside the vocabulary of {} tokens", id,
-                   vocabulary_size());
+      return error(Code::invalid_argument, "token id {} is outside the vocabulary of {} tokens", id, vocabulary_size());
     }
     text += decode_next(id, options, text_start);
   }

@@ -19,9 +19,8 @@
 namespace onset {
 
 struct EncodeOptions {
-  bool add_special = true;  // begin with BOS and end with EOS where the tokenizer says so
-  bool parse_special =
-      true;  // "<|im_end|>" in the text is that token; false for text that is not to be trusted
+  bool add_special = true;    // begin with BOS and end with EOS where the tokenizer says so
+  bool parse_special = true;  // "<|im_end|>" in the text is that token; false for text that is not to be trusted
 };
 
 struct DecodeOptions {

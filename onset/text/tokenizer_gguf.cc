@@ -42,8 +42,7 @@ Status read_id(const ModelFile& file, std::string_view name, std::optional<Token
   // Files without such a token write -1, some of them as an unsigned number.
   if (value == -1 || value == std::numeric_limits<uint32_t>::max()) return {};
   if (value < 0 || value > std::numeric_limits<TokenId>::max()) {
-    return error(Code::invalid_argument, "{}: {}: {} is not a token id", file.path().string(), key(name),
-                 value);
+    return error(Code::invalid_argument, "{}: {}: {} is not a token id", file.path().string(), key(name), value);
   }
   id = static_cast<TokenId>(value);
   return {};
@@ -55,8 +54,7 @@ Status read_types(const ModelFile& file, TokenizerSpec& spec) {
   spec.types.reserve(types.size());
   for (size_t i = 0; i < types.size(); ++i) {
     if (types[i] < 0 || types[i] > 6) {
-      return error(Code::invalid_argument, "{}: {}: {} is not a token type (entry {})", spec.source,
-                   key("token_type"), types[i], i);
+      return error(Code::invalid_argument, "{}: {}: {} is not a token type (entry {})", spec.source, key("token_type"), types[i], i);
     }
     // 0 is "undefined"; such tokens are treated as normal ones.
     spec.types.push_back(types[i] == 0 ? TokenType::normal : static_cast<TokenType>(types[i]));
@@ -70,11 +68,10 @@ Status read_merges(const ModelFile& file, TokenizerSpec& spec) {
   for (size_t i = 0; i < merges.size(); ++i) {
     const size_t space = merges[i].find(' ');
     if (space == std::string_view::npos || space == 0 || space + 1 == merges[i].size()) {
-      return error(Code::invalid_argument, "{}: {}: entry {} ('{}') is not two tokens with a space between",
-                   spec.source, key("merges"), i, replace_ill_formed(merges[i]));
+      return error(Code::invalid_argument, "{}: {}: entry {} ('{}') is not two tokens with a space between", spec.source, key("merges"), i,
+                   replace_ill_formed(merges[i]));
     }
-    spec.merges.push_back(
-        {std::string(merges[i].substr(0, space)), std::string(merges[i].substr(space + 1))});
+    spec.merges.push_back({std::string(merges[i].substr(0, space)), std::string(merges[i].substr(space + 1))});
   }
   return {};
 }
@@ -87,8 +84,8 @@ Status read_byte_level(const ModelFile& file, TokenizerSpec& spec) {
     if (name == alias.name) spec.pre_tokenizer = alias.pre_tokenizer;
   }
   if (spec.pre_tokenizer.empty()) {
-    return error(Code::unsupported, "{}: {}: unknown pre-tokenizer '{}' (known: {})", spec.source, key("pre"),
-                 replace_ill_formed(name), known_pre_tokenizers());
+    return error(Code::unsupported, "{}: {}: unknown pre-tokenizer '{}' (known: {})", spec.source, key("pre"), replace_ill_formed(name),
+                 known_pre_tokenizers());
   }
   spec.ignore_merges = spec.pre_tokenizer == "llama-bpe";
   spec.normalize_nfc = spec.pre_tokenizer == "qwen2";
@@ -111,8 +108,7 @@ void collect_added(TokenizerSpec& spec) {
   for (size_t i = 0; i < spec.types.size() && i < spec.tokens.size(); ++i) {
     const TokenType type = spec.types[i];
     if (type != TokenType::control && type != TokenType::unknown && type != TokenType::user_defined) continue;
-    AddedToken token{
-        .id = static_cast<TokenId>(i), .content = spec.tokens[i], .special = type != TokenType::user_defined};
+    AddedToken token{.id = static_cast<TokenId>(i), .content = spec.tokens[i], .special = type != TokenType::user_defined};
     if (spec.kind == TokenizerKind::sentencepiece_bpe && type == TokenType::user_defined) {
       token.normalized = true;
       token.content = replace_all(token.content, " ", kSpaceMark);
@@ -135,8 +131,8 @@ Result<TokenizerSpec> tokenizer_spec_from_gguf(const ModelFile& file) {
   } else if (model == "llama") {
     ONSET_TRY(read_sentencepiece(file, spec));
   } else {
-    return error(Code::unsupported, "{}: {}: unknown tokenizer model '{}' (known: gpt2, llama)", spec.source,
-                 key("model"), replace_ill_formed(model));
+    return error(Code::unsupported, "{}: {}: unknown tokenizer model '{}' (known: gpt2, llama)", spec.source, key("model"),
+                 replace_ill_formed(model));
   }
   collect_added(spec);
   ONSET_TRY(read_id(file, "bos_token_id", spec.bos));

@@ -28,8 +28,7 @@ class GoldenTokenIds : public ::testing::TestWithParam<Model> {
   void SetUp() override {
     const std::filesystem::path path = cache_folder() / "models" / GetParam().file;
     if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there";
-    if (!std::filesystem::exists(kShared / "golden" / "token-ids.json"))
-      GTEST_SKIP() << kShared << " is not there";
+    if (!std::filesystem::exists(kShared / "golden" / "token-ids.json")) GTEST_SKIP() << kShared << " is not there";
     Result<ModelFile> file = open_gguf(path);
     ASSERT_TRUE(file.ok()) << file.status().message();
     Result<Tokenizer> tokenizer = load_tokenizer(*file);

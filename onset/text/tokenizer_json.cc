@@ -23,10 +23,8 @@ struct KnownPattern {
   std::string_view pattern, pre_tokenizer;
 };
 constexpr std::array<KnownPattern, 2> kPatterns = {{
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     "llama-bpe"},
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     "qwen2"},
+    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)", "llama-bpe"},
+    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)", "qwen2"},
 }};
 
 template <typename... Args>
@@ -61,11 +59,9 @@ Result<std::string> text(const Json& object, const char* name, const char* other
 }
 
 Result<TokenId> token_id(const Json& value, std::string_view what) {
-  if (!value.is_number_integer())
-    return invalid("the id of {} should be a whole number, but is {}", what, value.type_name());
-  const bool fits = value.is_number_unsigned()
-                        ? value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<TokenId>::max())
-                        : value.get<int64_t>() >= 0;
+  if (!value.is_number_integer()) return invalid("the id of {} should be a whole number, but is {}", what, value.type_name());
+  const bool fits = value.is_number_unsigned() ? value.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<TokenId>::max())
+                                               : value.get<int64_t>() >= 0;
   if (!fits) return invalid("the id of {} is {}, which is no token id", what, value.dump());
   return static_cast<TokenId>(value.get<int64_t>());
 }
@@ -82,8 +78,7 @@ struct Step {
   std::string type;
   const Json* value;
 };
-Status collect_steps(const Json& node, const char* what, const char* members, int depth,
-                     std::vector<Step>& steps) {
+Status collect_steps(const Json& node, const char* what, const char* members, int depth, std::vector<Step>& steps) {
   if (node.is_null()) return {};
   if (!node.is_object()) return invalid("'{}' should be an object, but is {}", what, node.type_name());
   ONSET_ASSIGN(std::string type, text(node, "type", nullptr));
@@ -92,8 +87,7 @@ Status collect_steps(const Json& node, const char* what, const char* members, in
     return {};
   }
   const Json& parts = member(node, members);
-  if (!parts.is_array())
-    return invalid("'{}' of the {} should be a list, but is {}", members, what, parts.type_name());
+  if (!parts.is_array()) return invalid("'{}' of the {} should be a list, but is {}", members, what, parts.type_name());
   if (depth == 8) return invalid("the {} is nested too deeply", what);
   for (const Json& part : parts) ONSET_TRY(collect_steps(part, what, members, depth + 1, steps));
   return {};
@@ -104,8 +98,8 @@ class Loader {
  public:
   Status read_tokenizer(const Json& root) {
     ONSET_TRY(find_steps(root));
-    const bool byte_level = std::any_of(pre_tokenizers_.begin(), pre_tokenizers_.end(),
-                                        [](const Step& step) { return step.type == "ByteLevel"; });
+    const bool byte_level =
+        std::any_of(pre_tokenizers_.begin(), pre_tokenizers_.end(), [](const Step& step) { return step.type == "ByteLevel"; });
     spec_.kind = byte_level ? TokenizerKind::byte_level_bpe : TokenizerKind::sentencepiece_bpe;
     ONSET_TRY(read_model(member(root, "model")));
     ONSET_TRY(read_added(member(root, "added_tokens")));
@@ -144,10 +138,8 @@ class Loader {
  private:
   Status find_steps(const Json& root) {
     ONSET_TRY(collect_steps(member(root, "normalizer"), "normalizer", "normalizers", 0, normalizers_));
-    ONSET_TRY(
-        collect_steps(member(root, "pre_tokenizer"), "pre_tokenizer", "pretokenizers", 0, pre_tokenizers_));
-    ONSET_TRY(
-        collect_steps(member(root, "post_processor"), "post_processor", "processors", 0, post_processors_));
+    ONSET_TRY(collect_steps(member(root, "pre_tokenizer"), "pre_tokenizer", "pretokenizers", 0, pre_tokenizers_));
+    ONSET_TRY(collect_steps(member(root, "post_processor"), "post_processor", "processors", 0, post_processors_));
     return collect_steps(member(root, "decoder"), "decoder", "decoders", 0, decoders_);
   }
 
@@ -182,29 +174,26 @@ class Loader {
       spec_.types.resize(static_cast<size_t>(id) + 1, TokenType::unused);
     }
     std::string& text = spec_.tokens[static_cast<size_t>(id)];
-    if (!text.empty() && text != content)
-      return invalid("id {} is given to '{}' and to '{}'", id, text, content);
+    if (!text.empty() && text != content) return invalid("id {} is given to '{}' and to '{}'", id, text, content);
     text = std::move(content);
     spec_.types[static_cast<size_t>(id)] = type;
     return {};
   }
 
   Status read_vocabulary(const Json& vocabulary) {
-    if (!vocabulary.is_object())
-      return invalid("the model's 'vocab' should be an object, but is {}", vocabulary.type_name());
+    if (!vocabulary.is_object()) return invalid("the model's 'vocab' should be an object, but is {}", vocabulary.type_name());
     const bool bytes = spec_.byte_fallback && spec_.kind == TokenizerKind::sentencepiece_bpe;
     for (const auto& [content, value] : vocabulary.items()) {
       ONSET_ASSIGN(const TokenId id, token_id(value, "token '" + content + "'"));
-      const bool is_byte = bytes && content.size() == 6 && content.starts_with("<0x") &&
-                           content.ends_with(">") && content.find_first_not_of("0123456789ABCDEF", 3) == 5;
+      const bool is_byte = bytes && content.size() == 6 && content.starts_with("<0x") && content.ends_with(">") &&
+                           content.find_first_not_of("0123456789ABCDEF", 3) == 5;
       ONSET_TRY(place(content, id, is_byte ? TokenType::byte : TokenType::normal, vocabulary.size()));
     }
     return {};
   }
 
   Status read_merges(const Json& merges) {
-    if (!merges.is_array())
-      return invalid("the model's 'merges' should be a list, but is {}", merges.type_name());
+    if (!merges.is_array()) return invalid("the model's 'merges' should be a list, but is {}", merges.type_name());
     spec_.merges.reserve(merges.size());
     for (const Json& merge : merges) {
       const size_t number = spec_.merges.size();
@@ -232,25 +221,21 @@ class Loader {
     std::vector<AddedToken> added;
     for (const Json& entry : list) {
       ONSET_ASSIGN(AddedToken token, read_added_token(entry));
-      if (!seen.insert(token.content).second)
-        return invalid("'added_tokens' lists '{}' twice", token.content);
+      if (!seen.insert(token.content).second) return invalid("'added_tokens' lists '{}' twice", token.content);
       if (const auto known = ids.find(token.content); known != ids.end() && known->second != token.id) {
-        return invalid("'{}' has id {} in 'added_tokens', but {} in the vocabulary", token.content, token.id,
-                       known->second);
+        return invalid("'{}' has id {} in 'added_tokens', but {} in the vocabulary", token.content, token.id, known->second);
       }
       added.push_back(std::move(token));
     }
     for (const AddedToken& token : added) {
-      ONSET_TRY(place(token.content, token.id, token.special ? TokenType::control : TokenType::user_defined,
-                      expected));
+      ONSET_TRY(place(token.content, token.id, token.special ? TokenType::control : TokenType::user_defined, expected));
     }
     spec_.added = std::move(added);
     return {};
   }
 
   static Result<AddedToken> read_added_token(const Json& entry) {
-    if (!entry.is_object())
-      return invalid("an entry of 'added_tokens' should be an object, but is {}", entry.type_name());
+    if (!entry.is_object()) return invalid("an entry of 'added_tokens' should be an object, but is {}", entry.type_name());
     AddedToken token;
     ONSET_ASSIGN(token.content, text(entry, "content", nullptr));
     ONSET_ASSIGN(token.id, token_id(member(entry, "id"), "added token '" + token.content + "'"));
@@ -265,8 +250,7 @@ class Loader {
   // The id of a token that some field names.
   Result<TokenId> named(const std::string& content, const char* field) const {
     const auto found = std::find(spec_.tokens.begin(), spec_.tokens.end(), content);
-    if (content.empty() || found == spec_.tokens.end())
-      return invalid("'{}' names '{}', which is not in the vocabulary", field, content);
+    if (content.empty() || found == spec_.tokens.end()) return invalid("'{}' names '{}', which is not in the vocabulary", field, content);
     return static_cast<TokenId>(found - spec_.tokens.begin());
   }
 
@@ -280,8 +264,7 @@ class Loader {
 
   Status read_byte_level_steps() {
     for (const Step& step : normalizers_) {
-      if (step.type != "NFC")
-        return unsupported("unknown normalizer '{}' before byte-level BPE (known: NFC)", step.type);
+      if (step.type != "NFC") return unsupported("unknown normalizer '{}' before byte-level BPE (known: NFC)", step.type);
       spec_.normalize_nfc = true;
     }
     const Step& last = pre_tokenizers_.back();
@@ -293,8 +276,7 @@ class Loader {
       spec_.pre_tokenizer = "gpt2";
       return {};
     }
-    if (spec_.add_prefix_space)
-      return unsupported("add_prefix_space is known for the gpt2 pre-tokenizer only");
+    if (spec_.add_prefix_space) return unsupported("add_prefix_space is known for the gpt2 pre-tokenizer only");
     const Step& first = pre_tokenizers_.front();
     if (first.type == "Digits" && own_pattern) {
       ONSET_ASSIGN(const bool individual, flag(*first.value, "individual_digits", false));
@@ -315,8 +297,7 @@ class Loader {
     // The patterns match everything, so keeping the matches only is the same as cutting around them.
     const bool cuts = (behavior == "Isolated" && !invert) || (behavior == "Removed" && invert);
     for (const KnownPattern& known : kPatterns) {
-      if (cuts && regex.get_ref<const std::string&>() == known.pattern)
-        spec_.pre_tokenizer = known.pre_tokenizer;
+      if (cuts && regex.get_ref<const std::string&>() == known.pattern) spec_.pre_tokenizer = known.pre_tokenizer;
     }
     if (!spec_.pre_tokenizer.empty()) return {};
     return unsupported("unknown pre-tokenizer pattern '{}' ({})", regex.get<std::string>(), behavior);
@@ -325,8 +306,7 @@ class Loader {
   Status unknown_pre_tokenizer() const {
     std::string names;
     for (const Step& step : pre_tokenizers_) names += (names.empty() ? "" : ", ") + step.type;
-    return unsupported(
-        "unknown pre-tokenizer [{}] (known: those of gpt2, llama-bpe, qwen2, smollm, and Metaspace)", names);
+    return unsupported("unknown pre-tokenizer [{}] (known: those of gpt2, llama-bpe, qwen2, smollm, and Metaspace)", names);
   }
 
   Status read_spaced_steps() {
@@ -335,14 +315,12 @@ class Loader {
       const Json& value = *step.value;
       if (step.type == "Prepend" && member(value, "prepend") == kSpaceMark) {
         spec_.space_prefix = SpacePrefix::every_section;
-      } else if (const Json& pattern = member(value, "pattern");
-                 step.type == "Replace" && pattern.is_object() && member(pattern, "String") == " " &&
-                 member(value, "content") == kSpaceMark) {
+      } else if (const Json& pattern = member(value, "pattern"); step.type == "Replace" && pattern.is_object() &&
+                                                                 member(pattern, "String") == " " &&
+                                                                 member(value, "content") == kSpaceMark) {
         replaces = true;
       } else {
-        return unsupported(
-            "unknown normalizer '{}' (known: NFC before byte-level BPE; Prepend of and Replace by U+2581)",
-            step.type);
+        return unsupported("unknown normalizer '{}' (known: NFC before byte-level BPE; Prepend of and Replace by U+2581)", step.type);
       }
     }
     for (const Step& step : pre_tokenizers_) {
@@ -350,22 +328,18 @@ class Loader {
       if (step.type == "Metaspace" && pre_tokenizers_.size() == 1) {
         ONSET_TRY(read_metaspace(*step.value));
         replaces = true;
-      } else if (!(replaces && step.type == "Split" && pattern.is_object() &&
-                   member(pattern, "String") == " ")) {
+      } else if (!(replaces && step.type == "Split" && pattern.is_object() && member(pattern, "String") == " ")) {
         // A split at spaces finds none behind the Replace.
         return unknown_pre_tokenizer();
       }
     }
-    if (!replaces)
-      return unsupported(
-          "the tokenizer neither spells bytes (ByteLevel) nor spaces as U+2581 (Replace, Metaspace)");
+    if (!replaces) return unsupported("the tokenizer neither spells bytes (ByteLevel) nor spaces as U+2581 (Replace, Metaspace)");
     return {};
   }
 
   Status read_metaspace(const Json& step) {
     ONSET_ASSIGN(const std::string replacement, text(step, "replacement", "\u2581"));
-    if (replacement != kSpaceMark)
-      return unsupported("Metaspace with the replacement '{}' is not known", replacement);
+    if (replacement != kSpaceMark) return unsupported("Metaspace with the replacement '{}' is not known", replacement);
     ONSET_ASSIGN(const bool legacy_prefix, flag(step, "add_prefix_space", true));
     ONSET_ASSIGN(const std::string scheme, text(step, "prepend_scheme", legacy_prefix ? "always" : "never"));
     ONSET_ASSIGN(spec_.split_at_spaces, flag(step, "split", true));
@@ -381,13 +355,10 @@ class Loader {
 
   // Decoding follows from the kind; a decoder of another kind would be another tokenizer.
   Status check_decoders() const {
-    constexpr std::array<std::string_view, 6> kKnown = {"ByteLevel", "Replace", "ByteFallback",
-                                                        "Fuse",      "Strip",   "Metaspace"};
+    constexpr std::array<std::string_view, 6> kKnown = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"};
     for (const Step& step : decoders_) {
       if (std::find(kKnown.begin(), kKnown.end(), step.type) == kKnown.end()) {
-        return unsupported(
-            "unknown decoder '{}' (known: ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace)",
-            step.type);
+        return unsupported("unknown decoder '{}' (known: ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace)", step.type);
       }
     }
     return {};
@@ -406,8 +377,7 @@ class Loader {
 
   // A template for one text: special tokens before it (BOS) and behind it (EOS).
   Status read_template(const Json& parts) {
-    if (!parts.is_array())
-      return invalid("the post-processor's 'single' should be a list, but is {}", parts.type_name());
+    if (!parts.is_array()) return invalid("the post-processor's 'single' should be a list, but is {}", parts.type_name());
     has_template_ = true;
     bool behind_text = false;
     for (const Json& part : parts) {
@@ -416,13 +386,10 @@ class Loader {
         continue;
       }
       const Json& special = part.is_object() ? member(part, "SpecialToken") : part;
-      if (!special.is_object())
-        return invalid("the post-processor's 'single' holds neither a SpecialToken nor a Sequence");
+      if (!special.is_object()) return invalid("the post-processor's 'single' holds neither a SpecialToken nor a Sequence");
       ONSET_ASSIGN(const std::string content, text(special, "id", nullptr));
       bool& adds = behind_text ? spec_.add_eos : spec_.add_bos;
-      if (adds)
-        return unsupported("the post-processor adds more than one token at one end of the text ('{}')",
-                           content);
+      if (adds) return unsupported("the post-processor adds more than one token at one end of the text ('{}')", content);
       adds = true;
       ONSET_ASSIGN((behind_text ? spec_.eos : spec_.bos), named(content, "post_processor"));
     }
@@ -439,8 +406,8 @@ class Loader {
     if (!fixed) {
       id = found;
     } else if (id != found) {
-      return unsupported("'{}' is '{}', but tokenizer.json's post-processor adds '{}'", field,
-                         content.get<std::string>(), spec_.tokens[static_cast<size_t>(*id)]);
+      return unsupported("'{}' is '{}', but tokenizer.json's post-processor adds '{}'", field, content.get<std::string>(),
+                         spec_.tokens[static_cast<size_t>(*id)]);
     }
     return {};
   }

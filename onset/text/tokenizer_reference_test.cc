@@ -21,8 +21,7 @@ namespace {
 
 using Ids = std::vector<TokenId>;
 
-const std::filesystem::path kFixtures =
-    std::filesystem::path(ONSET_SOURCE_DIR) / "tests" / "fixtures" / "text";
+const std::filesystem::path kFixtures = std::filesystem::path(ONSET_SOURCE_DIR) / "tests" / "fixtures" / "text";
 
 nlohmann::json read_json_fixture(const std::filesystem::path& path) {
   const Result<std::string> text = read_file(path);
@@ -61,11 +60,8 @@ void expect_same_as_reference(const Tokenizer& tokenizer, const nlohmann::json& 
     for (const char* field : {"decoded", "skipped"}) {
       if (!one.contains(field)) continue;
       const DecodeOptions options{.special = field == std::string("decoded")};
-      EXPECT_EQ(replace_ill_formed(tokenizer.decode(expected, options).value()),
-                one[field].get<std::string>())
-          << field;
-      EXPECT_EQ(streamed(tokenizer, expected, options), one[field].get<std::string>())
-          << field << ", streamed";
+      EXPECT_EQ(replace_ill_formed(tokenizer.decode(expected, options).value()), one[field].get<std::string>()) << field;
+      EXPECT_EQ(streamed(tokenizer, expected, options), one[field].get<std::string>()) << field << ", streamed";
     }
   }
 }
@@ -79,8 +75,8 @@ TEST_P(TokenizerJson, GivesTheReferencesIdsAndTexts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerJson,
-                         ::testing::Values("gpt2", "gpt2-prefix-space", "smollm", "llama-bpe", "qwen2",
-                                           "llama2", "gemma", "mistral", "metaspace"),
+                         ::testing::Values("gpt2", "gpt2-prefix-space", "smollm", "llama-bpe", "qwen2", "llama2", "gemma", "mistral",
+                                           "metaspace"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
@@ -89,8 +85,7 @@ INSTANTIATE_TEST_SUITE_P(All, TokenizerJson,
 
 // A GGUF file with nothing but metadata, opened.
 Result<ModelFile> gguf_with(const GgufMetadata& metadata, const std::string& name) {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / fmt::format("onset-{}-{}.gguf", name, getpid());
+  const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("onset-{}-{}.gguf", name, getpid());
   Result<GgufWriter> writer = GgufWriter::create(path, metadata, {});
   if (!writer.ok()) return writer.status();
   ONSET_TRY(writer->commit());
@@ -127,11 +122,8 @@ TEST_P(SentencePieceGguf, GivesSentencePiecesIds) {
   EXPECT_TRUE(tokenizer->is_end_of_generation(2));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, SentencePieceGguf,
-                         ::testing::Values("sentencepiece-prefix", "sentencepiece-symbols"),
-                         [](const auto& info) {
-                           return info.param == std::string("sentencepiece-prefix") ? "prefix" : "symbols";
-                         });
+INSTANTIATE_TEST_SUITE_P(All, SentencePieceGguf, ::testing::Values("sentencepiece-prefix", "sentencepiece-symbols"),
+                         [](const auto& info) { return info.param == std::string("sentencepiece-prefix") ? "prefix" : "symbols"; });
 
 TEST(DefaultModelsTokenizer, GivesTheReferencesIdsAndTexts) {
   const std::filesystem::path path = cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -167,8 +159,7 @@ TEST(ByteLevelGguf, GivesTheIdsOfTokenizerJson) {
     }
     std::vector<std::string> merges;
     for (const auto& merge : json["model"]["merges"]) {
-      merges.push_back(merge.is_string() ? merge.get<std::string>()
-                                         : merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+      merges.push_back(merge.is_string() ? merge.get<std::string>() : merge[0].get<std::string>() + " " + merge[1].get<std::string>());
     }
     GgufMetadata metadata;
     metadata.set_text("tokenizer.ggml.model", "gpt2");
@@ -186,8 +177,7 @@ TEST(ByteLevelGguf, GivesTheIdsOfTokenizerJson) {
       const auto text = one["text"].get<std::string>();
       // Flags of added tokens (strips, single words) are not in GGUF.
       if (text.find("word") != std::string::npos || text.find("mask") != std::string::npos) continue;
-      EXPECT_EQ(tokenizer->encode(text, {.add_special = false}).value(), one["ids"].get<Ids>())
-          << text.substr(0, 60);
+      EXPECT_EQ(tokenizer->encode(text, {.add_special = false}).value(), one["ids"].get<Ids>()) << text.substr(0, 60);
     }
   }
 }

@@ -22,19 +22,12 @@ enum class TokenizerKind {
 };
 
 // The numbers are those of tokenizer.ggml.token_type.
-enum class TokenType : uint8_t {
-  normal = 1,
-  unknown = 2,
-  control = 3,
-  user_defined = 4,
-  unused = 5,
-  byte = 6
-};
+enum class TokenType : uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
 
 // Where SentencePiece-style tokenizers write a space before text that has none.
 enum class SpacePrefix {
   never,
-  every_section,  // before the text and after each special token inside it, whatever the text begins with
+  every_section,           // before the text and after each special token inside it, whatever the text begins with
   every_unspaced_section,  // the same, but not before a text that begins with a space
   unspaced_text,           // only at the beginning of the text, and not if it begins with a space
 };
@@ -65,14 +58,14 @@ struct TokenizerSpec {
   std::vector<Merge> merges;        // the earlier, the sooner merged
   std::vector<AddedToken> added;
 
-  bool ignore_merges = false;     // byte-level: a word that is itself a token is that token
-  bool normalize_nfc = false;     // byte-level
-  bool add_prefix_space = false;  // byte-level: a space before text that does not begin with one
+  bool ignore_merges = false;                     // byte-level: a word that is itself a token is that token
+  bool normalize_nfc = false;                     // byte-level
+  bool add_prefix_space = false;                  // byte-level: a space before text that does not begin with one
   SpacePrefix space_prefix = SpacePrefix::never;  // SentencePiece-style
-  bool split_at_spaces = false;  // SentencePiece-style: no token reaches across the front of a space
-  bool byte_fallback = true;     // SentencePiece-style: characters without a token become byte tokens
-  bool use_unknown = true;       // what has no token becomes `unknown`; otherwise it is left out
-  bool fuse_unknown = true;      // neighbouring unknown characters become one unknown token
+  bool split_at_spaces = false;                   // SentencePiece-style: no token reaches across the front of a space
+  bool byte_fallback = true;                      // SentencePiece-style: characters without a token become byte tokens
+  bool use_unknown = true;                        // what has no token becomes `unknown`; otherwise it is left out
+  bool fuse_unknown = true;                       // neighbouring unknown characters become one unknown token
 
   bool add_bos = false, add_eos = false;
   std::optional<TokenId> bos, eos, end_of_turn, unknown, padding;

@@ -40,9 +40,7 @@ struct Tokenizer::Tables {
   bool byte_level() const { return spec.kind == TokenizerKind::byte_level_bpe; }
   bool by_score() const { return !byte_level() && !spec.scores.empty(); }
   bool in_range(TokenId id) const { return id >= 0 && static_cast<size_t>(id) < spec.tokens.size(); }
-  TokenType type(TokenId id) const {
-    return spec.types.empty() ? TokenType::normal : spec.types[static_cast<size_t>(id)];
-  }
+  TokenType type(TokenId id) const { return spec.types.empty() ? TokenType::normal : spec.types[static_cast<size_t>(id)]; }
   // Tokens that ordinary text may become.
   bool ordinary(TokenId id) const {
     const TokenType of = type(id);

@@ -27,46 +27,43 @@ namespace {
 using Ids = std::vector<TokenId>;
 using Json = nlohmann::json;
 
-const std::filesystem::path kFixtures =
-    std::filesystem::path(ONSET_SOURCE_DIR) / "tests" / "fixtures" / "text";
+const std::filesystem::path kFixtures = std::filesystem::path(ONSET_SOURCE_DIR) / "tests" / "fixtures" / "text";
 
 // Pieces that reach every branch of the pre-tokenizers and of UTF-8, whole and broken.
 rc::Gen<std::string> any_bytes() {
-  const auto piece =
-      rc::gen::oneOf(rc::gen::elementOf(std::vector<std::string>{" ",
-                                                                 "  ",
-                                                                 "\n",
-                                                                 "\r\n",
-                                                                 "\t",
-                                                                 "'s",
-                                                                 "'LL",
-                                                                 "the",
-                                                                 "word",
-                                                                 "12",
-                                                                 "²",
-                                                                 "é",
-                                                                 "e\u0301",
-                                                                 "日本",
-                                                                 "😀",
-                                                                 "\u00a0",
-                                                                 "<|im_end|>",
-                                                                 "<s>",
-                                                                 "\xff",
-                                                                 "\xe2\x82",
-                                                                 "\xf0\x9f\x98",
-                                                                 "\xc3",
-                                                                 "\x80",
-                                                                 "\xed\xa0\x80",
-                                                                 "\xf4\x90\x80\x80",
-                                                                 "▁"}),
-                     rc::gen::map(rc::gen::arbitrary<char>(), [](char c) { return std::string(1, c); }),
-                     rc::gen::container<std::string>(rc::gen::inRange('a', 'z')));
-  return rc::gen::map(rc::gen::container<std::vector<std::string>>(piece),
-                      [](const std::vector<std::string>& pieces) {
-                        std::string text;
-                        for (const std::string& each : pieces) text += each;
-                        return text;
-                      });
+  const auto piece = rc::gen::oneOf(rc::gen::elementOf(std::vector<std::string>{" ",
+                                                                                "  ",
+                                                                                "\n",
+                                                                                "\r\n",
+                                                                                "\t",
+                                                                                "'s",
+                                                                                "'LL",
+                                                                                "the",
+                                                                                "word",
+                                                                                "12",
+                                                                                "²",
+                                                                                "é",
+                                                                                "e\u0301",
+                                                                                "日本",
+                                                                                "😀",
+                                                                                "\u00a0",
+                                                                                "<|im_end|>",
+                                                                                "<s>",
+                                                                                "\xff",
+                                                                                "\xe2\x82",
+                                                                                "\xf0\x9f\x98",
+                                                                                "\xc3",
+                                                                                "\x80",
+                                                                                "\xed\xa0\x80",
+                                                                                "\xf4\x90\x80\x80",
+                                                                                "▁"}),
+                                    rc::gen::map(rc::gen::arbitrary<char>(), [](char c) { return std::string(1, c); }),
+                                    rc::gen::container<std::string>(rc::gen::inRange('a', 'z')));
+  return rc::gen::map(rc::gen::container<std::vector<std::string>>(piece), [](const std::vector<std::string>& pieces) {
+    std::string text;
+    for (const std::string& each : pieces) text += each;
+    return text;
+  });
 }
 
 Tokenizer fixture(const char* name) {
@@ -99,12 +96,10 @@ RC_GTEST_PROP(Tokenizer, ByteFallbackIdsDecodeToTheBytesTheyCameFrom, ()) {
 }
 
 RC_GTEST_PROP(Tokenizer, StreamedTextIsTheDecodedTextInWholeCharacters, ()) {
-  static const std::vector<Tokenizer> kTokenizers = {fixture("qwen2"), fixture("llama2"),
-                                                     fixture("metaspace")};
+  static const std::vector<Tokenizer> kTokenizers = {fixture("qwen2"), fixture("llama2"), fixture("metaspace")};
   for (const Tokenizer& tokenizer : kTokenizers) {
     const Ids ids = *rc::gen::container<Ids>(rc::gen::inRange<TokenId>(0, tokenizer.vocabulary_size()));
-    const DecodeOptions options{.special = *rc::gen::arbitrary<bool>(),
-                                .text_start = *rc::gen::arbitrary<bool>()};
+    const DecodeOptions options{.special = *rc::gen::arbitrary<bool>(), .text_start = *rc::gen::arbitrary<bool>()};
     Detokenizer detokenizer(tokenizer, options);
     for (int round = 0; round < 2; ++round) {  // finish() begins anew
       std::string streamed;
@@ -178,8 +173,7 @@ RC_GTEST_PROP(Tokenizer, ScoredMergesFollowTheirDefinition, ()) {
   const auto letters = rc::gen::container<std::string>(rc::gen::elementOf(std::string("ab_")));
   std::vector<std::pair<std::string, float>> tokens;
   std::vector<std::string> texts = {"a", "b"};
-  for (std::string& text : *rc::gen::container<std::vector<std::string>>(letters))
-    texts.push_back(std::move(text));
+  for (std::string& text : *rc::gen::container<std::vector<std::string>>(letters)) texts.push_back(std::move(text));
   std::sort(texts.begin(), texts.end());
   texts.erase(std::unique(texts.begin(), texts.end()), texts.end());
   const auto spaced = [](const std::string& text) { return replace_all(text, "_", kSpaceMark); };
@@ -194,8 +188,7 @@ RC_GTEST_PROP(Tokenizer, ScoredMergesFollowTheirDefinition, ()) {
 }
 
 TEST(Tokenizer, OfTheSmallestLlamaReadsItsVocabulary) {
-  const std::filesystem::path path =
-      std::filesystem::path(ONSET_SOURCE_DIR) / ".." / "shared" / "data" / "models" / "tok512.bin";
+  const std::filesystem::path path = std::filesystem::path(ONSET_SOURCE_DIR) / ".." / "shared" / "data" / "models" / "tok512.bin";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there";
   const std::string bytes = read_file(path).value();
   std::vector<std::pair<std::string, float>> tokens;
@@ -215,8 +208,7 @@ TEST(Tokenizer, OfTheSmallestLlamaReadsItsVocabulary) {
   spec.add_bos = true;
   const Tokenizer tokenizer = Tokenizer::create(spec).value();
   EXPECT_EQ(tokenizer.vocabulary_size(), 512);
-  for (const std::string text :
-       {"Once upon a time, there was a little girl named Lily.", "Zoë saw 3 cats\nand\u2028a 😀"}) {
+  for (const std::string text : {"Once upon a time, there was a little girl named Lily.", "Zoë saw 3 cats\nand\u2028a 😀"}) {
     Ids expected = merge_slowly(spec, std::string(kSpaceMark).append(replace_all(text, " ", kSpaceMark)));
     expected.insert(expected.begin(), 1);
     EXPECT_EQ(tokenizer.encode(text).value(), expected);
@@ -247,8 +239,7 @@ TEST(Tokenizer, IdsOutsideTheVocabularyAreNamedOrEmpty) {
   const Tokenizer tokenizer = fixture("gpt2");
   const TokenId size = tokenizer.vocabulary_size();
   for (const TokenId id : {-1, size, std::numeric_limits<TokenId>::min()}) {
-    EXPECT_EQ(tokenizer.decode(Ids{id}).status().message(),
-              fmt::format("token id {} is outside the vocabulary of {} tokens", id, size));
+    EXPECT_EQ(tokenizer.decode(Ids{id}).status().message(), fmt::format("token id {} is outside the vocabulary of {} tokens", id, size));
     EXPECT_EQ(tokenizer.text(id), "");
     EXPECT_EQ(tokenizer.piece(id), "");
     EXPECT_FALSE(tokenizer.has(id));
@@ -281,29 +272,22 @@ TEST(Tokenizer, SaysWhatIsWrongWithASpec) {
   const std::vector<BadSpec> all = {
       {"small: the vocabulary is empty", [](auto& s) { s.tokens.clear(); }},
       {"small: 2 token types were given for 4 tokens", [](auto& s) { s.types.resize(2); }},
-      {"small: 5 token scores were given for 4 tokens",
-       [](auto& s) { s.kind = TokenizerKind::sentencepiece_bpe, s.scores.resize(5); }},
+      {"small: 5 token scores were given for 4 tokens", [](auto& s) { s.kind = TokenizerKind::sentencepiece_bpe, s.scores.resize(5); }},
       {"small: the score of token 2 is not a finite number",
        [](auto& s) { s.kind = TokenizerKind::sentencepiece_bpe, s.scores = {0, 0, NAN, 0}; }},
-      {"small: unknown pre-tokenizer 'nonsense' (known: gpt2, llama-bpe, qwen2, smollm)",
-       [](auto& s) { s.pre_tokenizer = "nonsense"; }},
+      {"small: unknown pre-tokenizer 'nonsense' (known: gpt2, llama-bpe, qwen2, smollm)", [](auto& s) { s.pre_tokenizer = "nonsense"; }},
       {"small: tokens 1 and 2 have the same text 'b'", [](auto& s) { s.tokens[2].assign(s.tokens[1]); }},
-      {"small: tokens 0 and 3 have the same text '<end>'",
-       [](auto& s) { s.tokens[0] = "<end>", s.merges.clear(); }},
-      {"small: merge 1 ('a' 'c') names 'c', which is not in the vocabulary",
-       [](auto& s) { s.merges.push_back({"a", "c"}); }},
-      {"small: merge 1 ('b' 'a') names 'ba', which is not in the vocabulary",
-       [](auto& s) { s.merges.push_back({"b", "a"}); }},
+      {"small: tokens 0 and 3 have the same text '<end>'", [](auto& s) { s.tokens[0] = "<end>", s.merges.clear(); }},
+      {"small: merge 1 ('a' 'c') names 'c', which is not in the vocabulary", [](auto& s) { s.merges.push_back({"a", "c"}); }},
+      {"small: merge 1 ('b' 'a') names 'ba', which is not in the vocabulary", [](auto& s) { s.merges.push_back({"b", "a"}); }},
       {"small: BOS token id 4 is outside the vocabulary of 4 tokens", [](auto& s) { s.bos = 4; }},
       {"small: EOS token id -1 is outside the vocabulary of 4 tokens", [](auto& s) { s.eos = -1; }},
       {"small: unknown token id 9 is outside the vocabulary of 4 tokens", [](auto& s) { s.unknown = 9; }},
       {"small: added token id 7 is outside the vocabulary of 4 tokens", [](auto& s) { s.added[0].id = 7; }},
-      {"small: end-of-generation token id 5 is outside the vocabulary of 4 tokens",
-       [](auto& s) { s.end_of_generation = {5}; }},
+      {"small: end-of-generation token id 5 is outside the vocabulary of 4 tokens", [](auto& s) { s.end_of_generation = {5}; }},
       {"small: a BOS token is to be added, but no BOS token is named", [](auto& s) { s.add_bos = true; }},
       {"small: an EOS token is to be added, but no EOS token is named", [](auto& s) { s.add_eos = true; }},
-      {"small: token 1 is a byte token, but is spelled 'b', not like <0x41>",
-       [](auto& s) { s.types[1] = TokenType::byte; }},
+      {"small: token 1 is a byte token, but is spelled 'b', not like <0x41>", [](auto& s) { s.types[1] = TokenType::byte; }},
   };
   ASSERT_TRUE(Tokenizer::create(small_spec()).ok());
   for (const BadSpec& bad : all) {
@@ -318,8 +302,7 @@ TEST(Tokenizer, SaysWhatIsWrongWithASpec) {
 TEST(Tokenizer, RefusesTextsThatAreTooLong) {
   const Tokenizer tokenizer = Tokenizer::create(small_spec()).value();
   const std::string text(size_t{1} << 28, 'a');
-  EXPECT_EQ(tokenizer.encode(text).status().message(),
-            "a text of 268435456 bytes is too long to tokenize at once");
+  EXPECT_EQ(tokenizer.encode(text).status().message(), "a text of 268435456 bytes is too long to tokenize at once");
 }
 
 // --- files that make no sense
@@ -349,8 +332,7 @@ TEST(TokenizerJson, SaysWhatIsWrongWithAFile) {
       {"/model/vocab/a", "\"x\"", "the id of token 'a' should be a whole number, but is string"},
       {"/model/vocab/a", "1.5", "the id of token 'a' should be a whole number, but is number"},
       {"/model/vocab/a", "-1", "the id of token 'a' is -1, which is no token id"},
-      {"/model/vocab/a", "18446744073709551615",
-       "the id of token 'a' is 18446744073709551615, which is no token id"},
+      {"/model/vocab/a", "18446744073709551615", "the id of token 'a' is 18446744073709551615, which is no token id"},
       {"/model/vocab/a", "2000000000", "token 'a' has id 2000000000, too large for a vocabulary of 4 tokens"},
       {"/model/vocab/a", "1", "id 1 is given to 'a' and to 'b'"},
       {"/model/vocab/", "9", "token 9 has no text"},
@@ -371,11 +353,9 @@ TEST(TokenizerJson, SaysWhatIsWrongWithAFile) {
       {"/added_tokens/1", R"({"id": 5, "content": "<end>"})", "'added_tokens' lists '<end>' twice"},
       {"/added_tokens/0/lstrip", "\"no\"", "'lstrip' should be true or false, but is string"},
       {"/normalizer", R"({"type": "NFKC"})", "unknown normalizer 'NFKC' before byte-level BPE (known: NFC)"},
-      {"/normalizer", R"({"type": "Sequence", "normalizers": 3})",
-       "'normalizers' of the normalizer should be a list, but is number"},
+      {"/normalizer", R"({"type": "Sequence", "normalizers": 3})", "'normalizers' of the normalizer should be a list, but is number"},
       {"/pre_tokenizer", "\"ByteLevel\"", "'pre_tokenizer' should be an object, but is string"},
-      {"/pre_tokenizer", "null",
-       "the tokenizer neither spells bytes (ByteLevel) nor spaces as U+2581 (Replace, Metaspace)"},
+      {"/pre_tokenizer", "null", "the tokenizer neither spells bytes (ByteLevel) nor spaces as U+2581 (Replace, Metaspace)"},
       {"/pre_tokenizer/use_regex", "false",
        "unknown pre-tokenizer [ByteLevel] (known: those of gpt2, llama-bpe, qwen2, smollm, and Metaspace)"},
       {"/pre_tokenizer", R"({"type": "Whitespace"})",
@@ -384,17 +364,14 @@ TEST(TokenizerJson, SaysWhatIsWrongWithAFile) {
        R"({"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated"},
            {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]})",
        "unknown pre-tokenizer pattern 'x+' (Isolated)"},
-      {"/pre_tokenizer",
-       R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, {"type": "ByteLevel"}]})",
+      {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": true}, {"type": "ByteLevel"}]})",
        "add_prefix_space is known for the gpt2 pre-tokenizer only"},
-      {"/pre_tokenizer",
-       R"({"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel", "add_prefix_space": false}]})",
+      {"/pre_tokenizer", R"({"type": "Sequence", "pretokenizers": [{"type": "Digits"}, {"type": "ByteLevel", "add_prefix_space": false}]})",
        "unknown pre-tokenizer [Digits, ByteLevel] (known: those of gpt2, llama-bpe, qwen2, smollm, and "
        "Metaspace)"},
       {"/pre_tokenizer", R"({"type": "Metaspace", "prepend_scheme": "last"})",
        "Metaspace's prepend_scheme should be always, first or never, but is 'last'"},
-      {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_"})",
-       "Metaspace with the replacement '_' is not known"},
+      {"/pre_tokenizer", R"({"type": "Metaspace", "replacement": "_"})", "Metaspace with the replacement '_' is not known"},
       {"/post_processor", R"({"type": "BertProcessing"})",
        "unknown post-processor 'BertProcessing' (known: ByteLevel, TemplateProcessing)"},
       {"/post_processor", R"({"type": "TemplateProcessing", "single": 3})",
@@ -426,21 +403,15 @@ TEST(TokenizerJson, SaysWhatIsWrongWithAFile) {
   json["normalizer"] = Json::parse(nested);
   EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = json.dump(), .source = "f"}).status().message(),
             "f: the normalizer is nested too deeply");
-  EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = "{\"a\": ", .source = "f"}).status().message(),
-            "f: not valid JSON near byte 7");
-  EXPECT_EQ(
-      tokenizer_spec_from_json({.tokenizer = R"({"model": {"vocab": {"a": 0, "a": 1}}})", .source = "f"})
-          .status()
-          .message(),
-      "f: field \"a\" stands there twice");
-  EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = "[]", .source = "f"}).status().message(),
-            "f: should be a JSON object, but is array");
+  EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = "{\"a\": ", .source = "f"}).status().message(), "f: not valid JSON near byte 7");
+  EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = R"({"model": {"vocab": {"a": 0, "a": 1}}})", .source = "f"}).status().message(),
+            "f: field \"a\" stands there twice");
+  EXPECT_EQ(tokenizer_spec_from_json({.tokenizer = "[]", .source = "f"}).status().message(), "f: should be a JSON object, but is array");
 }
 
 TEST(TokenizerJson, ReadsTheConfigsBesideIt) {
   TokenizerFiles files{.tokenizer = small_json().dump(), .source = "f"};
-  files.config =
-      R"({"bos_token": "a", "eos_token": {"content": "<end>"}, "add_bos_token": true, "pad_token": null})";
+  files.config = R"({"bos_token": "a", "eos_token": {"content": "<end>"}, "add_bos_token": true, "pad_token": null})";
   files.generation_config = R"({"eos_token_id": [4, 3]})";
   const Tokenizer tokenizer = Tokenizer::create(tokenizer_spec_from_json(files).value()).value();
   EXPECT_EQ(tokenizer.encode("ab").value(), (Ids{0, 2}));
@@ -465,8 +436,8 @@ TEST(TokenizerJson, ReadsTheConfigsBesideIt) {
 
 TEST(TokenizerJson, TemplateAndConfigMustAgree) {
   Json json = small_json();
-  json["post_processor"] = Json::parse(
-      R"({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<end>"}}]})");
+  json["post_processor"] =
+      Json::parse(R"({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "<end>"}}]})");
   TokenizerFiles files{.tokenizer = json.dump(), .source = "f"};
   const Tokenizer tokenizer = Tokenizer::create(tokenizer_spec_from_json(files).value()).value();
   EXPECT_EQ(tokenizer.encode("ab").value(), (Ids{2, 4}));
@@ -479,8 +450,7 @@ TEST(TokenizerJson, TemplateAndConfigMustAgree) {
 TEST(TokenizerJson, FoldersWithoutOneSaySo) {
   const Result<Tokenizer> tokenizer = load_tokenizer(kFixtures / "nothing-here");
   EXPECT_EQ(tokenizer.status().code(), Code::not_found);
-  EXPECT_NE(tokenizer.status().message().find("nothing-here/tokenizer.json: cannot be opened"),
-            std::string::npos);
+  EXPECT_NE(tokenizer.status().message().find("nothing-here/tokenizer.json: cannot be opened"), std::string::npos);
 }
 
 // What the message says after the name of the (temporary) file.
@@ -492,8 +462,7 @@ std::string gguf_error(const std::function<void(GgufMetadata&)>& spoil) {
   metadata.set_i32s("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1, 1, 3});
   metadata.set_texts("tokenizer.ggml.merges", std::vector<std::string>{"a b"});
   spoil(metadata);
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / fmt::format("onset-bad-{}.gguf", getpid());
+  const std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("onset-bad-{}.gguf", getpid());
   Result<GgufWriter> writer = GgufWriter::create(path, metadata, {});
   EXPECT_TRUE(writer.ok() && writer->commit().ok());
   const Result<ModelFile> file = open_gguf(path);
@@ -510,16 +479,13 @@ TEST(TokenizerGguf, SaysWhatIsWrongWithAFile) {
             "tokenizer.ggml.model: unknown tokenizer model 'bert' (known: gpt2, llama)");
   EXPECT_EQ(error_of([](auto& m) { m.set_text("tokenizer.ggml.pre", "tekken"); }),
             "tokenizer.ggml.pre: unknown pre-tokenizer 'tekken' (known: gpt2, llama-bpe, qwen2, smollm)");
-  EXPECT_EQ(
-      error_of([](auto& m) { m.set_i32s("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1, 1, 7}); }),
-      "tokenizer.ggml.token_type: 7 is not a token type (entry 3)");
+  EXPECT_EQ(error_of([](auto& m) { m.set_i32s("tokenizer.ggml.token_type", std::vector<int32_t>{1, 1, 1, 7}); }),
+            "tokenizer.ggml.token_type: 7 is not a token type (entry 3)");
   EXPECT_EQ(error_of([](auto& m) { m.set_i32s("tokenizer.ggml.token_type", std::vector<int32_t>{1}); }),
             "1 token types were given for 4 tokens");
-  EXPECT_EQ(
-      error_of([](auto& m) { m.set_texts("tokenizer.ggml.merges", std::vector<std::string>{"a b", "ab"}); }),
-      "tokenizer.ggml.merges: entry 1 ('ab') is not two tokens with a space between");
-  EXPECT_EQ(error_of([](auto& m) { m.set_u32("tokenizer.ggml.bos_token_id", 4); }),
-            "BOS token id 4 is outside the vocabulary of 4 tokens");
+  EXPECT_EQ(error_of([](auto& m) { m.set_texts("tokenizer.ggml.merges", std::vector<std::string>{"a b", "ab"}); }),
+            "tokenizer.ggml.merges: entry 1 ('ab') is not two tokens with a space between");
+  EXPECT_EQ(error_of([](auto& m) { m.set_u32("tokenizer.ggml.bos_token_id", 4); }), "BOS token id 4 is outside the vocabulary of 4 tokens");
   EXPECT_EQ(error_of([](auto& m) { m.set_u64("tokenizer.ggml.eos_token_id", 1ull << 40); }),
             "tokenizer.ggml.eos_token_id: 1099511627776 is not a token id");
   EXPECT_EQ(error_of([](auto& m) { m.set_boolean("tokenizer.ggml.add_bos_token", true); }),
@@ -529,9 +495,7 @@ TEST(TokenizerGguf, SaysWhatIsWrongWithAFile) {
     EXPECT_NE(error_of([&](auto& m) { m.remove(name); }).find(name), std::string::npos);
     EXPECT_NE(error_of([&](auto& m) { m.set_u32(name, 1); }).find(name), std::string::npos);
   }
-  EXPECT_NE(
-      error_of([](auto& m) { m.set_text("tokenizer.ggml.model", "llama"); }).find("tokenizer.ggml.scores"),
-      std::string::npos);
+  EXPECT_NE(error_of([](auto& m) { m.set_text("tokenizer.ggml.model", "llama"); }).find("tokenizer.ggml.scores"), std::string::npos);
 }
 
 }  // namespace

@@ -12,8 +12,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Place = AutomatonDraft::Place;
 
-constexpr std::string_view open_tag = "<tool_call>", close_tag = "</tool_call>",
-                           python_tag = "<|python_tag|>";
+constexpr std::string_view open_tag = "<tool_call>", close_tag = "</tool_call>", python_tag = "<|python_tag|>";
 constexpr std::string_view spaces = " \t\r\n";
 
 size_t skip_space(std::string_view text, size_t at = 0) {
@@ -41,9 +40,7 @@ bool is_number(std::string_view text) {
 }  // namespace
 
 ToolCallForm tool_call_form(std::string_view template_source) {
-  const auto has = [&](std::string_view text) {
-    return template_source.find(text) != std::string_view::npos;
-  };
+  const auto has = [&](std::string_view text) { return template_source.find(text) != std::string_view::npos; };
   if (has(open_tag)) return ToolCallForm::hermes;
   if (has(python_tag) || has("{\"name\": function name, \"parameters\":")) return ToolCallForm::llama3;
   return ToolCallForm::none;
@@ -106,8 +103,8 @@ JsonScanner::State JsonScanner::end_value() {
 }
 
 JsonScanner::State JsonScanner::in_word(char byte) {
-  const bool goes_on = (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || byte == '.' ||
-                       byte == '+' || byte == '-' || byte == 'E';
+  const bool goes_on =
+      (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || byte == '.' || byte == '+' || byte == '-' || byte == 'E';
   if (goes_on) {
     word_ += byte;
     return word_.size() > 400 ? State::bad : State::more;
@@ -120,8 +117,7 @@ JsonScanner::State JsonScanner::in_word(char byte) {
 }
 
 JsonScanner::State JsonScanner::in_string(char byte) {
-  const bool hex =
-      (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'f') || (byte >= 'A' && byte <= 'F');
+  const bool hex = (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'f') || (byte >= 'A' && byte <= 'F');
   if (escape_ > 0) {
     --escape_;
     return hex ? State::more : State::bad;
@@ -232,8 +228,7 @@ bool ToolCallParser::in_content(Events& events, bool last) {
 bool ToolCallParser::at_begin(Events& events, bool last) {
   size_t at = skip_space(held_);
   const std::string_view rest = std::string_view(held_).substr(at);
-  if (!last && (rest.empty() || (rest.size() < python_tag.size() && python_tag.starts_with(rest))))
-    return false;
+  if (!last && (rest.empty() || (rest.size() < python_tag.size() && python_tag.starts_with(rest)))) return false;
   if (rest.starts_with(python_tag)) at += python_tag.size();
   const size_t brace = skip_space(held_, at);
   if (last && calls_ > 0 && brace == held_.size()) {
@@ -367,8 +362,7 @@ bool ToolCallParser::in_arguments(Events& events, bool last) {
   const bool bad = state == JsonScanner::State::bad;
   if (bad) --length;
   if (length > 0) {
-    events.push_back(
-        {.kind = ToolCallEvent::Kind::arguments, .call = calls_, .text = held_.substr(0, length)});
+    events.push_back({.kind = ToolCallEvent::Kind::arguments, .call = calls_, .text = held_.substr(0, length)});
     held_.erase(0, length);
   }
   if (state == JsonScanner::State::done) {
@@ -437,47 +431,38 @@ struct Function {
 };
 
 Result<std::vector<Function>> functions_of(const Json& tools, const ToolCallDemand& demand) {
-  if (!tools.is_array() || tools.empty())
-    return error(Code::invalid_argument, "tools: expected a list of functions");
+  if (!tools.is_array() || tools.empty()) return error(Code::invalid_argument, "tools: expected a list of functions");
   std::vector<Function> functions;
   for (size_t i = 0; i < tools.size(); ++i) {
-    const bool function =
-        tools[i].is_object() && tools[i].contains("function") && tools[i]["function"].is_object();
+    const bool function = tools[i].is_object() && tools[i].contains("function") && tools[i]["function"].is_object();
     const Json* found = function ? &tools[i]["function"] : nullptr;
     if (found == nullptr || !found->contains("name") || !(*found)["name"].is_string()) {
-      return error(Code::invalid_argument,
-                   "tools[{}]: expected {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}", i);
+      return error(Code::invalid_argument, "tools[{}]: expected {{\"type\": \"function\", \"function\": {{\"name\": ...}}}}", i);
     }
     Function next{.name = (*found)["name"].get<std::string>()};
-    if (found->contains("parameters") && !(*found)["parameters"].is_null())
-      next.parameters = &(*found)["parameters"];
+    if (found->contains("parameters") && !(*found)["parameters"].is_null()) next.parameters = &(*found)["parameters"];
     for (const Function& other : functions) {
-      if (other.name == next.name)
-        return error(Code::invalid_argument, "tools[{}]: there are two functions \"{}\"", i, next.name);
+      if (other.name == next.name) return error(Code::invalid_argument, "tools[{}]: there are two functions \"{}\"", i, next.name);
     }
     functions.push_back(std::move(next));
   }
   if (!demand.function) return functions;
-  const auto found = std::find_if(functions.begin(), functions.end(),
-                                  [&](const Function& each) { return each.name == *demand.function; });
+  const auto found = std::find_if(functions.begin(), functions.end(), [&](const Function& each) { return each.name == *demand.function; });
   if (found == functions.end())
-    return error(Code::invalid_argument, "tool_choice: there is no function \"{}\" among the tools",
-                 *demand.function);
+    return error(Code::invalid_argument, "tool_choice: there is no function \"{}\" among the tools", *demand.function);
   return std::vector<Function>{*found};
 }
 
 // Whether the schema leaves open that arguments are an object.
 bool says_nothing(const Json& parameters) {
   if (parameters.is_boolean()) return parameters.get<bool>();
-  return parameters.is_object() &&
-         std::none_of(parameters.begin(), parameters.end(), [](const Json&) { return true; });
+  return parameters.is_object() && std::none_of(parameters.begin(), parameters.end(), [](const Json&) { return true; });
 }
 
 }  // namespace
 
 Result<Grammar> tool_call_grammar(ToolCallForm form, const Json& tools, const ToolCallDemand& demand) {
-  if (form == ToolCallForm::none)
-    return error(Code::unsupported, "the model's chat template has no form for calling tools");
+  if (form == ToolCallForm::none) return error(Code::unsupported, "the model's chat template has no form for calling tools");
   ONSET_ASSIGN(const std::vector<Function> functions, functions_of(tools, demand));
   const bool hermes = form == ToolCallForm::hermes;
   GrammarBuilder builder(JsonSchemaLimits().states);
@@ -487,21 +472,17 @@ Result<Grammar> tool_call_grammar(ToolCallForm form, const Json& tools, const To
   draft.skip(0, begin);
   const Place opened = draft.literal(begin, hermes ? "<tool_call>\n{\"name\": " : "{\"name\": ");
   for (const Function& function : functions) {
-    const Place name = draft.literal(
-        draft.literal(opened, Json(function.name).dump(-1, ' ', false, Json::error_handler_t::replace)),
-        hermes ? ", \"arguments\": " : ", \"parameters\": ");
+    const Place name = draft.literal(draft.literal(opened, Json(function.name).dump(-1, ' ', false, Json::error_handler_t::replace)),
+                                     hermes ? ", \"arguments\": " : ", \"parameters\": ");
     const Json none;
     const bool any = function.parameters == nullptr || says_nothing(*function.parameters);
-    JsonSchemaCompiler compiler(builder, any ? none : *function.parameters,
-                                fmt::format("function {}: parameters", function.name));
+    JsonSchemaCompiler compiler(builder, any ? none : *function.parameters, fmt::format("function {}: parameters", function.name));
     if (any) {
       draft.skip(compiler.any_object(draft, name), call_end);
       continue;
     }
-    if (!function.parameters->is_object() ||
-        function.parameters->value("type", Json("object")) != Json("object")) {
-      return error(Code::invalid_argument, "function {}: parameters: expected the schema of an object",
-                   function.name);
+    if (!function.parameters->is_object() || function.parameters->value("type", Json("object")) != Json("object")) {
+      return error(Code::invalid_argument, "function {}: parameters: expected the schema of an object", function.name);
     }
     ONSET_ASSIGN(const Place after, compiler.value(draft, name, *function.parameters, ""));
     draft.skip(after, call_end);

@@ -108,7 +108,6 @@ struct ToolCallDemand {
 // a list as in OpenAI's API: {"type": "function", "function": {"name": ..., "parameters": schema}}. Errors:
 // unsupported for form none, those of compile_json_schema with the function's name in front, invalid_argument
 // for a tool without a name, two with one name, or a demanded function that is not among them.
-Result<Grammar> tool_call_grammar(ToolCallForm form, const nlohmann::ordered_json& tools,
-                                  const ToolCallDemand& demand = {});
+Result<Grammar> tool_call_grammar(ToolCallForm form, const nlohmann::ordered_json& tools, const ToolCallDemand& demand = {});
 
 }  // namespace onset

@@ -56,18 +56,14 @@ std::string parsed(ToolCallForm form, std::string_view answer, size_t piece) {
 // The same however the answer is cut.
 void expect(ToolCallForm form, std::string_view answer, std::string_view expected) {
   for (const size_t piece : {answer.size(), size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{20}}) {
-    if (piece > 0)
-      EXPECT_EQ(parsed(form, answer, piece), expected) << "pieces of " << piece << " of " << answer;
+    if (piece > 0) EXPECT_EQ(parsed(form, answer, piece), expected) << "pieces of " << piece << " of " << answer;
   }
 }
 
 TEST(ToolCalls, Hermes) {
-  const auto is = [](std::string_view answer, std::string_view expected) {
-    expect(ToolCallForm::hermes, answer, expected);
-  };
+  const auto is = [](std::string_view answer, std::string_view expected) { expect(ToolCallForm::hermes, answer, expected); };
   is("Just text.", "Just text.");
-  is("<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2, {}]}}\n</tool_call>",
-     "[add({\"a\": 1, \"b\": [2, {}]})]");
+  is("<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2, {}]}}\n</tool_call>", "[add({\"a\": 1, \"b\": [2, {}]})]");
   is("Let me see.\n<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>\n", "Let me see.[now({})]");
   is("<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>\n<tool_call>\n{\"name\": \"add\", "
      "\"arguments\": {\"a\": \"}\\\"\"}}\n</tool_call>",
@@ -79,14 +75,11 @@ TEST(ToolCalls, Hermes) {
 }
 
 TEST(ToolCalls, WhatIsNoCallIsContent) {
-  const auto is = [](std::string_view answer, std::string_view expected) {
-    expect(ToolCallForm::hermes, answer, expected);
-  };
+  const auto is = [](std::string_view answer, std::string_view expected) { expect(ToolCallForm::hermes, answer, expected); };
   for (const char* answer :
-       {"a < b <tool", " <tool_call>", "x\n<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>",
-        "<tool_call>\nno</tool_call>", "<tool_call>{\"name\": \"add\", \"arguments\": \"x\"}</tool_call>",
-        "<tool_call>{\"name\": \"add\"}</tool_call>", "<tool_call>{\"city\": 1}</tool_call>", "  trailing \n",
-        "<tool_call>{\"name\": \"add\", \"argum"}) {
+       {"a < b <tool", " <tool_call>", "x\n<tool_call>{\"name\": \"other\", \"arguments\": {}}</tool_call>", "<tool_call>\nno</tool_call>",
+        "<tool_call>{\"name\": \"add\", \"arguments\": \"x\"}</tool_call>", "<tool_call>{\"name\": \"add\"}</tool_call>",
+        "<tool_call>{\"city\": 1}</tool_call>", "  trailing \n", "<tool_call>{\"name\": \"add\", \"argum"}) {
     is(answer, answer);
   }
   // A call that breaks off, and what comes instead.
@@ -96,23 +89,18 @@ TEST(ToolCalls, WhatIsNoCallIsContent) {
   is("<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}", "[add({\"a\": 1})]");
   is("<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool", "[add({\"a\": 1})]");
   is("<tool_call>{\"name\": \"add\", \"arguments\": {\"a\": 1}} and so on", "[add({\"a\": 1})]and so on");
-  is("<tool_call>bad</tool_call><tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call>",
-     "<tool_call>bad</tool_call>[now({})]");
+  is("<tool_call>bad</tool_call><tool_call>{\"name\": \"now\", \"arguments\": {}}</tool_call>", "<tool_call>bad</tool_call>[now({})]");
 }
 
 TEST(ToolCalls, Llama3) {
-  const auto is = [](std::string_view answer, std::string_view expected) {
-    expect(ToolCallForm::llama3, answer, expected);
-  };
+  const auto is = [](std::string_view answer, std::string_view expected) { expect(ToolCallForm::llama3, answer, expected); };
   is("{\"name\": \"add\", \"parameters\": {\"a\": 1}}", "[add({\"a\": 1})]");
   is("<|python_tag|>{\"name\": \"now\", \"parameters\": {}}", "[now({})]");
   is("\n {\"type\": \"function\", \"name\": \"now\", \"parameters\": {}}\n", "[now({})]");
-  is("{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"add\", \"parameters\": {\"b\": 2}}",
-     "[now({})][add({\"b\": 2})]");
+  is("{\"name\": \"now\", \"parameters\": {}}; {\"name\": \"add\", \"parameters\": {\"b\": 2}}", "[now({})][add({\"b\": 2})]");
   is("{\"name\": \"now\", \"parameters\": {}};", "[now({})]");
-  for (const char* answer :
-       {"Hello {\"name\": \"now\", \"parameters\": {}}", "{\"answer\": 42}", "<|python_tag|>print(1)", "{",
-        "<|py", "   ", "{\"name\": \"other\", \"parameters\": {}}"}) {
+  for (const char* answer : {"Hello {\"name\": \"now\", \"parameters\": {}}", "{\"answer\": 42}", "<|python_tag|>print(1)", "{", "<|py",
+                             "   ", "{\"name\": \"other\", \"parameters\": {}}"}) {
     is(answer, answer);
   }
   is("{\"name\": \"now\", \"parameters\": {}} because", "[now({})]because");
@@ -126,20 +114,9 @@ TEST(ToolCalls, NoFormNoCalls) {
 
 // Without a call, whatever comes goes out again: random texts of the characters that matter.
 TEST(ToolCalls, NeverLoseACharacter) {
-  const std::vector<std::string> parts{"<tool_call>",
-                                       "</tool_call>",
-                                       "{\"name\"",
-                                       ": \"",
-                                       "no\"",
-                                       ", \"arguments\": {",
-                                       "}",
-                                       "\n",
-                                       " ",
-                                       "<",
-                                       "é",
-                                       "\\",
-                                       "<|python_tag|>",
-                                       ";"};
+  const std::vector<std::string> parts{
+      "<tool_call>", "</tool_call>", "{\"name\"",      ": \"", "no\"", ", \"arguments\": {", "}", "\n", " ", "<",
+      "é",           "\\",           "<|python_tag|>", ";"};
   std::mt19937 random(7);
   for (int round = 0; round < 3000; ++round) {
     std::string answer;
@@ -163,8 +140,7 @@ TEST(ToolCalls, ArgumentsGoOutAsTheyCome) {
 TEST(ToolCalls, FormsOfPublishedTemplates) {
   EXPECT_EQ(tool_call_form("... <tool_call>\n{\"name\": <function-name>, ..."), ToolCallForm::hermes);
   EXPECT_EQ(tool_call_form("{{- \"<|python_tag|>\" + x }}"), ToolCallForm::llama3);
-  EXPECT_EQ(tool_call_form("{% for message in messages %}{{ message.content }}{% endfor %}"),
-            ToolCallForm::none);
+  EXPECT_EQ(tool_call_form("{% for message in messages %}{{ message.content }}{% endfor %}"), ToolCallForm::none);
   const std::filesystem::path folder = std::filesystem::path(ONSET_SOURCE_DIR) / "../shared/data/templates";
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << "../shared/data/templates is missing";
   const auto form_of = [&](const char* name) {
@@ -196,8 +172,7 @@ bool accepts(const Result<Grammar>& grammar, std::string_view text) {
 TEST(ToolCalls, DemandedCallsAreUnderstood) {
   const auto tools = nlohmann::ordered_json::parse(two_tools);
   const auto any = tool_call_grammar(ToolCallForm::hermes, tools);
-  const std::string add =
-      "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 2}}\n</tool_call>";
+  const std::string add = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": 2}}\n</tool_call>";
   const std::string now = "<tool_call>\n{\"name\": \"now\", \"arguments\": {\"x\": []}}\n</tool_call>";
   EXPECT_TRUE(accepts(any, add));
   EXPECT_TRUE(accepts(any, now + "\n" + add));
@@ -210,31 +185,25 @@ TEST(ToolCalls, DemandedCallsAreUnderstood) {
   EXPECT_FALSE(accepts(one, add));
   EXPECT_FALSE(accepts(one, now + "\n" + now));
   const auto llama = tool_call_grammar(ToolCallForm::llama3, tools);
-  const std::string both =
-      "{\"name\": \"add\", \"parameters\": {\"a\": 1, \"b\": 2}}; {\"name\": \"now\", \"parameters\": {}}";
+  const std::string both = "{\"name\": \"add\", \"parameters\": {\"a\": 1, \"b\": 2}}; {\"name\": \"now\", \"parameters\": {}}";
   EXPECT_TRUE(accepts(llama, both));
   expect(ToolCallForm::llama3, both, "[add({\"a\": 1, \"b\": 2})][now({})]");
 }
 
 TEST(ToolCalls, WrongToolsAreNamed) {
   const auto message = [](const char* tools, const ToolCallDemand& demand = {}) {
-    const auto grammar =
-        tool_call_grammar(ToolCallForm::hermes, nlohmann::ordered_json::parse(tools), demand);
+    const auto grammar = tool_call_grammar(ToolCallForm::hermes, nlohmann::ordered_json::parse(tools), demand);
     return grammar.ok() ? "" : grammar.status().message();
   };
   EXPECT_EQ(message("[]"), "tools: expected a list of functions");
-  EXPECT_EQ(message("[{\"name\": \"x\"}]"),
-            "tools[0]: expected {\"type\": \"function\", \"function\": {\"name\": ...}}");
-  EXPECT_EQ(message(two_tools, {.function = "sub"}),
-            "tool_choice: there is no function \"sub\" among the tools");
+  EXPECT_EQ(message("[{\"name\": \"x\"}]"), "tools[0]: expected {\"type\": \"function\", \"function\": {\"name\": ...}}");
+  EXPECT_EQ(message(two_tools, {.function = "sub"}), "tool_choice: there is no function \"sub\" among the tools");
   EXPECT_EQ(message(R"([{"function": {"name": "f", "parameters": {"properties": {"a": {"not": {}}}}}}])"),
             "function f: parameters at /properties/a: the keyword \"not\" is not supported");
   EXPECT_EQ(message(R"([{"function": {"name": "f", "parameters": {"type": "string"}}}])"),
             "function f: parameters: expected the schema of an object");
-  EXPECT_EQ(message(R"([{"function": {"name": "f"}}, {"function": {"name": "f"}}])"),
-            "tools[1]: there are two functions \"f\"");
-  EXPECT_EQ(tool_call_grammar(ToolCallForm::none, nlohmann::ordered_json::parse(two_tools)).status().code(),
-            Code::unsupported);
+  EXPECT_EQ(message(R"([{"function": {"name": "f"}}, {"function": {"name": "f"}}])"), "tools[1]: there are two functions \"f\"");
+  EXPECT_EQ(tool_call_grammar(ToolCallForm::none, nlohmann::ordered_json::parse(two_tools)).status().code(), Code::unsupported);
 }
 
 }  // namespace

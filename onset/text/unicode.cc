@@ -43,8 +43,7 @@ Utf8Unit next_utf8_unit(std::string_view text) {
   const uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
   for (unsigned i = 1; i < length; ++i) {
     if (i == text.size()) return {static_cast<uint8_t>(i), false, true};
-    if (at(i) < (i == 1 ? low : 0x80) || at(i) > (i == 1 ? high : 0xbf))
-      return {static_cast<uint8_t>(i), false, false};
+    if (at(i) < (i == 1 ? low : 0x80) || at(i) > (i == 1 ? high : 0xbf)) return {static_cast<uint8_t>(i), false, false};
   }
   return {static_cast<uint8_t>(length), true, false};
 }
@@ -105,8 +104,7 @@ std::string replace_ill_formed(std::string_view text) {
 }
 
 std::string_view to_nfc(std::string_view text, std::string& storage) {
-  const bool ascii =
-      std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
+  const bool ascii = std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
   if (ascii) return text;
   UErrorCode status = U_ZERO_ERROR;
   const icu::Normalizer2* normalizer = icu::Normalizer2::getNFCInstance(status);
@@ -125,8 +123,7 @@ bool is_space(char32_t code_point) {
 bool is_word_character(char32_t code_point) {
   const auto c = static_cast<UChar32>(code_point);
   constexpr uint32_t kCategories = U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK;
-  return u_hasBinaryProperty(c, UCHAR_ALPHABETIC) || (U_GET_GC_MASK(c) & kCategories) != 0 ||
-         u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
+  return u_hasBinaryProperty(c, UCHAR_ALPHABETIC) || (U_GET_GC_MASK(c) & kCategories) != 0 || u_hasBinaryProperty(c, UCHAR_JOIN_CONTROL);
 }
 
 bool append_bytes_of_byte_level_text(std::string_view text, std::string& out) {

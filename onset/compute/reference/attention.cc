@@ -12,13 +12,11 @@ namespace {
 constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
 
 // scale * q.k for every slot, minus infinity where the row does not look.
-std::vector<double> scores_of_row(const AttentionCall& call, const PlainKeyValues& stored, int32_t row,
-                                  int32_t head) {
+std::vector<double> scores_of_row(const AttentionCall& call, const PlainKeyValues& stored, int32_t row, int32_t head) {
   const auto size = static_cast<size_t>(call.keys.head_size);
   const auto heads = static_cast<size_t>(call.keys.heads);
   const auto kv_head = static_cast<size_t>(head / (call.query_heads / call.keys.heads));
-  const float* query =
-      call.queries + row * call.query_stride + static_cast<int64_t>(head) * call.keys.head_size;
+  const float* query = call.queries + row * call.query_stride + static_cast<int64_t>(head) * call.keys.head_size;
   std::vector<double> scores(static_cast<size_t>(call.keys.length), minus_infinity);
   for (int32_t slot = 0; slot < call.keys.length; ++slot) {
     if (!sees(call, row, head, slot)) continue;
@@ -86,8 +84,7 @@ AttentionResult attention(const AttentionCall& call, const PlainKeyValues& store
       for (size_t slot = 0; slot < scores.size(); ++slot) {
         if (scores[slot] == minus_infinity) continue;
         const double weight = std::exp(scores[slot] - total);
-        const double* value =
-            stored.values.data() + (slot * static_cast<size_t>(call.keys.heads) + kv_head) * size;
+        const double* value = stored.values.data() + (slot * static_cast<size_t>(call.keys.heads) + kv_head) * size;
         for (size_t d = 0; d < size; ++d) output[d] += weight * value[d];
       }
       result.output.insert(result.output.end(), output.begin(), output.end());
@@ -97,8 +94,7 @@ AttentionResult attention(const AttentionCall& call, const PlainKeyValues& store
   return result;
 }
 
-std::vector<double> softmax_row(const AttentionCall& call, const PlainKeyValues& stored, int32_t row,
-                                int32_t head) {
+std::vector<double> softmax_row(const AttentionCall& call, const PlainKeyValues& stored, int32_t row, int32_t head) {
   std::vector<double> scores = scores_of_row(call, stored, row, head);
   const double total = log_sum_exp(scores);
   for (double& score : scores) score = score == minus_infinity ? 0.0 : std::exp(score - total);

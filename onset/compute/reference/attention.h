@@ -27,7 +27,6 @@ AttentionResult attention(const AttentionCall& call, const PlainKeyValues& store
 bool sees(const AttentionCall& call, int32_t row, int32_t head, int32_t slot);
 
 // The probabilities of one row and head over all slots (zero where it does not look).
-std::vector<double> softmax_row(const AttentionCall& call, const PlainKeyValues& stored, int32_t row,
-                                int32_t head);
+std::vector<double> softmax_row(const AttentionCall& call, const PlainKeyValues& stored, int32_t row, int32_t head);
 
 }  // namespace onset::reference

@@ -11,8 +11,8 @@ namespace onset::reference {
 std::vector<double> rms_norm(const std::vector<float>& row, const float* gain, double epsilon);
 
 // One head at angles position * frequencies[i].
-std::vector<double> rotate(RotaryPairs pairs, const std::vector<float>& head,
-                           const std::vector<double>& frequencies, double position, double factor);
+std::vector<double> rotate(RotaryPairs pairs, const std::vector<float>& head, const std::vector<double>& frequencies, double position,
+                           double factor);
 
 double activate(Activation activation, double x);
 

@@ -6,8 +6,8 @@
 
 namespace onset::reference {
 
-std::vector<double> linear(std::span<const double> input, std::span<const double> weight,
-                           std::span<const double> bias, int64_t rows, int64_t in, int64_t out) {
+std::vector<double> linear(std::span<const double> input, std::span<const double> weight, std::span<const double> bias, int64_t rows,
+                           int64_t in, int64_t out) {
   std::vector<double> output(rows * out);
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t n = 0; n < out; ++n) {

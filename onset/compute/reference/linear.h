@@ -9,8 +9,8 @@ namespace onset::reference {
 
 // output[r][n] = sum over k of input[r][k] * weight[n][k]  (+ bias[n], when bias is not empty).
 // input [rows, in], weight [out, in], output [rows, out], all row-major.
-std::vector<double> linear(std::span<const double> input, std::span<const double> weight,
-                           std::span<const double> bias, int64_t rows, int64_t in, int64_t out);
+std::vector<double> linear(std::span<const double> input, std::span<const double> weight, std::span<const double> bias, int64_t rows,
+                           int64_t in, int64_t out);
 
 // The orthogonal rotation of the fast precision, as an explicit product with the matrix: element i of the
 // result is sum over j of rotation(i, j) * row[j], rotation being symmetric or not, but orthogonal.
