@@ -5,6 +5,7 @@
 #include "onset/base/mapped_file.h"
 #include "onset/cli/commands.h"
 #include "onset/cli/output.h"
+#include "onset/compute/linear.h"
 #include "onset/cost/machine_file.h"
 #include "onset/engine/benchmark.h"
 #include "onset/engine/schedule_benchmark.h"
@@ -123,7 +124,7 @@ Json to_json(const std::vector<Measured>& all, const Engine& engine) {
     if (!one.late_first_token.empty()) json["late_first_token_seconds"] = one.late_first_token;
     list.push_back(std::move(json));
   }
-  return {{"token_budget", engine.scheduling().token_budget}, {"row_block", linear_row_block(engine.model().isa())}, {"policies", list}};
+  return {{"token_budget", engine.scheduling().token_budget}, {"row_block", linear_tile_rows(engine.model().isa())}, {"policies", list}};
 }
 
 Status print_table(const std::vector<Measured>& all, bool late) {
@@ -173,7 +174,7 @@ Status run(const ScheduleFlags& options) {
   for (int32_t i = 0; i < options.repeat; ++i) {
     for (Measured& one : all) {
       ScheduleOptions scheduling = engine->scheduling();
-      scheduling.row_block = linear_row_block(engine->model().isa());
+      scheduling.row_block = static_cast<int32_t>(linear_tile_rows(engine->model().isa()));
       ONSET_ASSIGN(auto policy, make_schedule_policy(one.policy, scheduling));
       ONSET_TRY(engine->use_schedule(std::move(policy)));
       ScheduledLoad load = options.load;

@@ -3,6 +3,7 @@
 
 #include "onset/cli/commands.h"
 #include "onset/cli/output.h"
+#include "onset/compute/linear.h"
 #include "onset/cost/token_budget.h"
 #include "onset/engine/benchmark.h"
 #include "onset/engine/step_benchmark.h"
@@ -149,7 +150,7 @@ Status run_points(const StepsOptions& options) {
                     fmt::format("{:.2f}", 1e3 * median(seconds[i])),
                     fmt::format("{:.2f}", 1e3 * *std::min_element(seconds[i].begin(), seconds[i].end()))});
   }
-  if (options.json) return write_json({{"row_block", linear_row_block(engine->model().isa())}, {"points", list}});
+  if (options.json) return write_json({{"row_block", linear_tile_rows(engine->model().isa())}, {"points", list}});
   return write_out(table_text(rows));
 }
 

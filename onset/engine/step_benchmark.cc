@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "onset/compute/linear.h"
 #include "onset/schedule/step_builder.h"
 
 namespace onset {
@@ -165,10 +166,6 @@ StepModelKey step_model_key(const Model& model, int32_t threads, KvType kv_type)
           .kv = kv_type_name(kv_type)};
 }
 
-int32_t linear_row_block(Isa isa) {
-  return isa == Isa::avx512 ? 12 : 6;
-}
-
 int64_t step_benchmark_tokens(const StepBenchmarkOptions& options) {
   // Each request's last page is not full.
   const int64_t each = options.most_context + options.samples + page_tokens;
@@ -204,7 +201,7 @@ Result<StepBenchmark> benchmark_steps(Engine& engine, const StepBenchmarkOptions
   result.model.fit.ratio_99 = std::max(result.model.fit.ratio_99, result.held_out.ratio_99);
   result.model.key = step_model_key(engine.model(), engine.threads(), engine.kv_type());
   result.model.layers = layers;
-  result.model.row_block = linear_row_block(engine.model().isa());
+  result.model.row_block = static_cast<int32_t>(linear_tile_rows(engine.model().isa()));
   return result;
 }
 

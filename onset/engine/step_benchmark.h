@@ -15,9 +15,6 @@ namespace onset {
 // What the step times of this model, run this way, are filed under.
 StepModelKey step_model_key(const Model& model, int32_t threads, KvType kv_type);
 
-// Rows that the linear kernels of an instruction set compute together (compute/linear_kernels.inc: accumulators over vectors of weights).
-int32_t linear_row_block(Isa isa);
-
 struct StepBenchmarkOptions {
   int32_t samples = 300;      // steps that are measured
   int32_t most_rows = 512;    // of a prompt in a step
