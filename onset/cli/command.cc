@@ -31,12 +31,12 @@ void add_threads_flag(CLI::App& command, EngineFlags& flags) {
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   add_model_flag(command, flags);
   add_threads_flag(command, flags);
-  command.add_option("-p,--precision", flags.precision, "fast, or reference (float32, slow, for truth)")
-      ->check(CLI::IsMember({"fast", "reference"}))
+  command.add_option("-p,--precision", flags.precision, "fast (int8), bf16, or reference (float32, slow, for truth)")
+      ->check(CLI::IsMember({"fast", "bf16", "reference"}))
       ->capture_default_str();
   command
       .add_option("--kv", flags.kv,
-                  "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, f32 in reference precision)")
+                  "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, bf16 in bf16, f32 in reference precision)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}));
   command
       .add_option("--schedule", flags.schedule,
@@ -69,7 +69,10 @@ Result<double> duration_of(const std::string& option, const std::string& text) {
 }
 
 Precision precision_of(const std::string& name) {
-  return name == "reference" ? Precision::reference : Precision::fast;
+  for (const Precision precision : {Precision::reference, Precision::bf16}) {
+    if (name == precision_name(precision)) return precision;
+  }
+  return Precision::fast;
 }
 
 std::optional<KvType> kv_type_of(const std::string& name) {

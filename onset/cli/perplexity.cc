@@ -23,7 +23,7 @@ void declare(CLI::App& command, PerplexityCommand& options) {
   command.add_option("--tokens", options.tokens, "use the first so many tokens of the text (default: all)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
   command.add_option("--kl-against", options.kl_against, "also the divergence from this precision, over the same tokens")
-      ->check(CLI::IsMember({"fast", "reference"}));
+      ->check(CLI::IsMember({"fast", "bf16", "reference"}));
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
   set_examples(

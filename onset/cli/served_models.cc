@@ -29,8 +29,8 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
   command.add_option("-t,--threads", flags.engine.threads, "threads of each model (default: one for each core)")
       ->check(CLI::Range(1, 1024))
       ->group(group);
-  command.add_option("-p,--precision", flags.engine.precision, "fast, or reference")
-      ->check(CLI::IsMember({"fast", "reference"}))
+  command.add_option("-p,--precision", flags.engine.precision, "fast, bf16 or reference")
+      ->check(CLI::IsMember({"fast", "bf16", "reference"}))
       ->capture_default_str()
       ->group(group);
   command.add_option("--kv", flags.engine.kv, "how keys and values are kept: f32, f16, bf16 or int8")

@@ -10,6 +10,7 @@
 #include "onset/base/aligned.h"
 #include "onset/compute/linear_layout.h"
 #include "onset/compute/rotation.h"
+#include "onset/tensor/dtype.h"
 
 namespace onset {
 namespace {
@@ -85,6 +86,8 @@ const char* precision_name(Precision precision) {
   switch (precision) {
     case Precision::reference:
       return "reference";
+    case Precision::bf16:
+      return "bf16";
     case Precision::fast:
       return "fast";
   }
@@ -112,8 +115,13 @@ FastLayout fast_layout(int64_t in, int64_t out) {
   return layout;
 }
 
-ReferenceLayout reference_layout(int64_t in, int64_t out) {
-  return {in, out, round_up(in * 4, 64), in * columns_of_panel * 4};
+FloatLayout reference_layout(int64_t in, int64_t out) {
+  return {in, out, in, round_up(in * 4, 64), in * columns_of_panel * 4};
+}
+
+FloatLayout bf16_layout(int64_t in, int64_t out) {
+  const int64_t steps = (in + 1) / 2;
+  return {in, out, steps, round_up(steps * 8, 64), steps * columns_of_panel * 4};
 }
 
 const LinearKernels& linear_kernels(Isa isa) {
@@ -132,8 +140,23 @@ const LinearKernels& linear_kernels(Isa isa) {
   return linear_generic;
 }
 
+namespace {
+
+FloatLayout float_layout(Precision precision, int64_t in, int64_t out) {
+  return precision == Precision::bf16 ? bf16_layout(in, out) : reference_layout(in, out);
+}
+
+// Two consecutive k of one column side by side; the odd last one beside a zero.
+void pack_bf16_column(std::span<const float> row, int64_t column, std::byte* panel) {
+  auto* weights = reinterpret_cast<uint16_t*>(panel) + 2 * column;
+  for (size_t k = 0; k < row.size(); ++k) weights[k / 2 * (2 * columns_of_panel) + k % 2] = f32_to_bf16(row[k]);
+  if (row.size() % 2 == 1) weights[row.size() / 2 * (2 * columns_of_panel) + 1] = 0;
+}
+
+}  // namespace
+
 size_t linear_bytes(Precision precision, int64_t in, int64_t out) {
-  if (precision == Precision::reference) return static_cast<size_t>(panels(out) * reference_layout(in, out).panel_bytes);
+  if (precision != Precision::fast) return static_cast<size_t>(panels(out) * float_layout(precision, in, out).panel_bytes);
   const FastLayout layout = fast_layout(in, out);
   return static_cast<size_t>(layout.conditioning + 2 * layout.conditioning_bytes);
 }
@@ -141,7 +164,7 @@ size_t linear_bytes(Precision precision, int64_t in, int64_t out) {
 void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, const InputConditioning& conditioning,
                  std::byte* destination, ThreadPool& pool) {
   const FastLayout fast = fast_layout(in, out);
-  const ReferenceLayout reference = reference_layout(in, out);
+  const int64_t panel_bytes = precision == Precision::fast ? fast.panel_bytes : float_layout(precision, in, out).panel_bytes;
   const LinearKernels& kernels = best_kernels();
   std::vector<AlignedVector<float>> scratch(pool.threads());
   std::vector<std::vector<int8_t>> integers(pool.threads());
@@ -150,18 +173,16 @@ void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows&
     scratch[worker].resize(round_up(in, 64));
     integers[worker].resize(fast.padded_in);
     const std::span<float> row(scratch[worker].data(), in);
-    std::byte* panel = destination + index * (precision == Precision::fast ? fast.panel_bytes : reference.panel_bytes);
+    std::byte* panel = destination + index * panel_bytes;
     const int64_t columns = std::min(columns_of_panel, out - index * columns_of_panel);
-    if (precision == Precision::fast) {
-      if (columns < columns_of_panel) std::memset(panel, 0, fast.panel_bytes);
-    } else if (columns < columns_of_panel) {
-      std::memset(panel, 0, reference.panel_bytes);
-    }
+    if (columns < columns_of_panel) std::memset(panel, 0, panel_bytes);
     for (int64_t column = 0; column < columns; ++column) {
       rows(index * columns_of_panel + column, row);
       if (precision == Precision::fast) {
         reinterpret_cast<float*>(panel + fast.panel_biases)[column] = condition_weights(conditioning, row);
         pack_fast_column(kernels, fast, row, column, integers[worker], panel);
+      } else if (precision == Precision::bf16) {
+        pack_bf16_column(row, column, panel);
       } else {
         auto* weights = reinterpret_cast<float*>(panel) + column;
         for (int64_t k = 0; k < in; ++k) weights[k * columns_of_panel] = row[k];
@@ -176,17 +197,21 @@ int64_t linear_tile_rows(Isa isa) {
 
 size_t linear_input_bytes(const LinearWeight& weight, int64_t rows) {
   const int64_t row_bytes = weight.precision == Precision::fast ? fast_layout(weight.in, weight.out).row_bytes
-                                                                : reference_layout(weight.in, weight.out).row_bytes;
+                                                                : float_layout(weight.precision, weight.in, weight.out).row_bytes;
   return static_cast<size_t>(rows * row_bytes);
 }
 
 void prepare_linear_input(Isa isa, const LinearWeight& weight, const float* input, int64_t input_stride, int64_t rows,
                           std::byte* prepared) {
   if (weight.precision == Precision::reference) {
-    const ReferenceLayout layout = reference_layout(weight.in, weight.out);
+    const FloatLayout layout = reference_layout(weight.in, weight.out);
     for (int64_t r = 0; r < rows; ++r) {
       std::memcpy(prepared + r * layout.row_bytes, input + r * input_stride, weight.in * sizeof(float));
     }
+    return;
+  }
+  if (weight.precision == Precision::bf16) {
+    linear_kernels(isa).prepare_bf16(bf16_layout(weight.in, weight.out), input, input_stride, rows, prepared);
     return;
   }
   const FastLayout layout = fast_layout(weight.in, weight.out);
@@ -207,6 +232,8 @@ void multiply_linear(Isa isa, const LinearWeight& weight, const std::byte* prepa
                              output.bias, output.accumulate};
   if (weight.precision == Precision::fast) {
     linear_kernels(isa).multiply(fast_layout(weight.in, weight.out), call);
+  } else if (weight.precision == Precision::bf16) {
+    linear_kernels(isa).multiply_bf16(bf16_layout(weight.in, weight.out), call);
   } else {
     linear_kernels(isa).multiply_reference(reference_layout(weight.in, weight.out), call);
   }

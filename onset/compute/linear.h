@@ -3,12 +3,15 @@
 // A weight matrix is packed once into the panels that the micro-kernel reads; the bytes can be kept in a file
 // and mapped. The kernel and the arithmetic follow from the precision:
 //   reference  float32 weights and inputs, one fixed order of addition over k for every element
+//   bf16       bfloat16 weights and inputs, exact products, float32 sums over pairs of k in one fixed order. Half
+//              of float32's bytes and, where the CPU multiplies bfloat16, twice its speed. Last bits may
+//              differ between instruction sets, because theirs rounds once for a pair.
 //   fast       int8 weights times int8 inputs with exact int32 sums and one scale for each input row and each
 //              output column; before they are rounded, inputs are conditioned and rotated (rotation.h),
 //              weights inversely. Measured on SmolLM2 against float32 (mean KL in nats; llama.cpp's own fast
 //              path 0.0027): blocks of 64 rotated 0.0053, whole rows rotated 0.0043, and conditioned by a
 //              short text 0.0022.
-// In both, an output element depends only on its input row and weight row: never on the other rows of a call,
+// In all, an output element depends only on its input row and weight row: never on the other rows of a call,
 // on how rows or columns are split among calls, or on the number of threads.
 #pragma once
 
@@ -22,9 +25,9 @@
 
 namespace onset {
 
-enum class Precision : uint8_t { reference, fast };
+enum class Precision : uint8_t { reference, bf16, fast };
 
-// "reference", "fast".
+// "reference", "bf16", "fast".
 const char* precision_name(Precision precision);
 
 // A packed matrix [out, in]. Does not own its bytes (an arena or a mapped file does).
@@ -54,15 +57,15 @@ struct InputConditioning {
   std::span<const float> shift, inverse;
 };
 
-// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned). Reference precision needs no
-// conditioning and ignores it.
+// Packs a matrix into `destination` (linear_bytes() long, 64-byte aligned). Only the fast precision
+// needs conditioning, the others ignore it.
 void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, const InputConditioning& conditioning,
                  std::byte* destination, ThreadPool& pool);
 inline void pack_linear(Precision precision, int64_t in, int64_t out, const WeightRows& rows, std::byte* destination, ThreadPool& pool) {
   pack_linear(precision, in, out, rows, {}, destination, pool);
 }
 
-// The input rows in the form that multiply() reads: rotated, quantised, with their scales; or plain float32.
+// The input rows in the form that multiply() reads: rotated, quantised, with their scales; or plain floats.
 // linear_input_bytes() says how much room `rows` rows take (a multiple of 64). Prepared rows lie one after
 // another and know nothing of each other: row r begins linear_input_bytes(weight, r) bytes on, so workers may
 // prepare and multiply blocks of rows of one buffer. What is prepared for one instruction set is read by

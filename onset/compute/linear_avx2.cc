@@ -63,6 +63,6 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_avx2 = {narrow_rows, rotate, prepare, multiply, multiply_reference};
+const LinearKernels linear_avx2 = {narrow_rows, rotate, prepare, multiply, multiply_floats<Singles>, prepare_bf16, multiply_floats<Pairs>};
 }  // namespace onset
 #endif

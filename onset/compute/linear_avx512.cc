@@ -45,6 +45,25 @@ struct Floats {
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 };
 
+struct Pairs {
+  static constexpr int64_t value_bytes = 2, step_values = 2;
+  using Weights = __m512bh;
+  static __m512bh one_step(const std::byte* values) {
+    int32_t two;
+    __builtin_memcpy(&two, values, sizeof(two));
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(two));
+  }
+  static __m512bh weights(const std::byte* from) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(from)); }
+  static __m512 dot(__m512 sum, __m512bh two, __m512bh weights) { return _mm512_dpbf16_ps(sum, two, weights); }
+  static void store_row(const float* values, int64_t count, std::byte* stored) {
+    for (int64_t k = 0; k < count; k += 16) {
+      const __mmask16 there = count - k >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - k)) - 1);
+      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(there, values + k));
+      _mm256_mask_storeu_epi16(stored + 2 * k, there, reinterpret_cast<__m256i>(rounded));
+    }
+  }
+};
+
 // The butterflies between the two halves of each pair of lanes: `swapped` is v with the halves exchanged,
 // `sign` is -1 where the second half is. Multiplying by -1 is exact, so the fused operation rounds as one
 // addition does.
@@ -102,6 +121,7 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_avx512 = {narrow_rows, rotate, prepare, multiply, multiply_reference};
+const LinearKernels linear_avx512 = {narrow_rows,           rotate, prepare, multiply, multiply_floats<Singles>, prepare_bf16,
+                                     multiply_floats<Pairs>};
 }  // namespace onset
 #endif

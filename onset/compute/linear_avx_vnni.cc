@@ -21,6 +21,7 @@ inline __m256i dot_256(__m256i sum, __m256i four, __m256i weights) {
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_avx_vnni = {narrow_rows, rotate, prepare, multiply, multiply_reference};
+const LinearKernels linear_avx_vnni = {narrow_rows,           rotate, prepare, multiply, multiply_floats<Singles>, prepare_bf16,
+                                       multiply_floats<Pairs>};
 }  // namespace onset
 #endif

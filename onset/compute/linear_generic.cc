@@ -85,6 +85,37 @@ struct Floats {
   }
 };
 
+struct Pairs {
+  static constexpr int64_t value_bytes = sizeof(float), step_values = 2;
+  struct Weights {
+    Floats::Vector low, high;
+  };
+  struct Two {
+    float value[2];
+  };
+  static Two one_step(const std::byte* values) {
+    Two two;
+    __builtin_memcpy(two.value, values, sizeof(two.value));
+    return two;
+  }
+  static Weights weights(const std::byte* from) {
+    Weights w;
+    for (int i = 0; i < Floats::lanes; ++i) {
+      uint32_t pair;
+      __builtin_memcpy(&pair, from + 4 * i, sizeof(pair));
+      const uint32_t bits[2] = {pair << 16, pair & 0xffff0000u};
+      __builtin_memcpy(&w.low.lane[i], &bits[0], sizeof(float));
+      __builtin_memcpy(&w.high.lane[i], &bits[1], sizeof(float));
+    }
+    return w;
+  }
+  static Floats::Vector dot(Floats::Vector sum, const Two& two, const Weights& w) {
+    for (int i = 0; i < Floats::lanes; ++i) sum.lane[i] = sum.lane[i] + two.value[1] * w.high.lane[i] + two.value[0] * w.low.lane[i];
+    return sum;
+  }
+  static void store_row(const float* values, int64_t count, std::byte* stored) { store_rounded_to_bf16(values, count, stored); }
+};
+
 // Strides 1, 2 and 4.
 Floats::Vector hadamard_lanes(Floats::Vector v) {
   for (int stride = 1; stride < Floats::lanes; stride *= 2) {
@@ -127,5 +158,6 @@ void quantize_row(const float* values, int64_t count, float scale_inverse, std::
 #include "onset/compute/linear_kernels.inc"
 
 namespace onset {
-const LinearKernels linear_generic = {narrow_rows, rotate, prepare, multiply, multiply_reference};
+const LinearKernels linear_generic = {narrow_rows,           rotate, prepare, multiply, multiply_floats<Singles>, prepare_bf16,
+                                      multiply_floats<Pairs>};
 }  // namespace onset

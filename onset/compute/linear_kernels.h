@@ -50,9 +50,13 @@ struct FastLayout {
   int64_t conditioning, conditioning_bytes;  // where it begins, and bytes of either of its parts
 };
 
-// The reference precision: panels of float weights[in][32]; a prepared row is its `in` floats.
-struct ReferenceLayout {
+// The precisions with float sums. Reference: panels of float weights[in][32]; a prepared row is its `in` floats.
+// bf16: panels of bfloat16 weights[steps][32][2], two consecutive k of one column side by side (vdpbf16ps); a
+// prepared row is its bfloat16 values, stored as such or as floats (the instruction set's choice), with zeros
+// up to 2 * steps.
+struct FloatLayout {
   int64_t in, out;
+  int64_t steps;  // in, or pairs of it
   int64_t row_bytes;
   int64_t panel_bytes;
 };
@@ -78,7 +82,9 @@ struct LinearKernels {
   void (*prepare)(const FastLayout& layout, const std::byte* weight, const float* input, int64_t input_stride, int64_t rows,
                   std::byte* prepared, float* scratch);
   void (*multiply)(const FastLayout& layout, const MultiplyCall& call);
-  void (*multiply_reference)(const ReferenceLayout& layout, const MultiplyCall& call);
+  void (*multiply_reference)(const FloatLayout& layout, const MultiplyCall& call);
+  void (*prepare_bf16)(const FloatLayout& layout, const float* input, int64_t input_stride, int64_t rows, std::byte* prepared);
+  void (*multiply_bf16)(const FloatLayout& layout, const MultiplyCall& call);
 };
 
 extern const LinearKernels linear_generic;

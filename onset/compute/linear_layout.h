@@ -8,7 +8,8 @@
 namespace onset {
 
 FastLayout fast_layout(int64_t in, int64_t out);
-ReferenceLayout reference_layout(int64_t in, int64_t out);
+FloatLayout reference_layout(int64_t in, int64_t out);
+FloatLayout bf16_layout(int64_t in, int64_t out);
 
 // The kernels of an instruction set that this CPU supports.
 const LinearKernels& linear_kernels(Isa isa);

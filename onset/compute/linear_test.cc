@@ -12,6 +12,7 @@
 #include "onset/base/aligned.h"
 #include "onset/compute/linear_layout.h"
 #include "onset/compute/reference/linear.h"
+#include "onset/tensor/dtype.h"
 
 namespace onset {
 namespace {
@@ -261,6 +262,50 @@ TEST(Linear, ReferenceHasOneOrderOfAddition) {
   }
 }
 
+// Against the same rounded values in double precision; products of bfloat16 are exact, sums are float32.
+TEST(Linear, Bf16IsTheProductOfRoundedValues) {
+  const auto rounded = [](const float* values, int64_t count) {
+    std::vector<double> result(count);
+    for (int64_t k = 0; k < count; ++k) result[k] = bf16_to_f32(f32_to_bf16(values[k]));
+    return result;
+  };
+  for (const Isa isa : supported_isas()) {
+    for (const Shape& shape : shapes()) {
+      SCOPED_TRACE(describe(isa, shape));
+      const Layer layer(Precision::bf16, shape.in, shape.out, shape.rows, 9);
+      const std::vector<float> output = layer.multiply(isa, true);
+      for (int64_t r = 0; r < shape.rows; ++r) {
+        const std::vector<double> row = rounded(&layer.input[r * layer.input_stride], shape.in);
+        for (int64_t n = 0; n < shape.out; ++n) {
+          const std::vector<double> weights = rounded(&layer.matrix[n * shape.in], shape.in);
+          double sum = layer.bias[n], magnitude = 1;
+          for (int64_t k = 0; k < shape.in; ++k) {
+            sum += row[k] * weights[k];
+            magnitude += std::abs(row[k] * weights[k]);
+          }
+          ASSERT_NEAR(output[r * shape.out + n], sum, magnitude * 1.2e-7 * std::sqrt(static_cast<double>(shape.in) + 8));
+        }
+      }
+    }
+  }
+}
+
+TEST(Linear, Bf16KeepsInfinitiesAndNotANumbers) {
+  for (const Isa isa : supported_isas()) {
+    Layer layer(Precision::bf16, 61, 40, 3, 15);
+    const std::vector<float> before = layer.multiply(isa);
+    layer.input[17] = std::numeric_limits<float>::infinity();
+    // A payload in the low half only, which rounding would lose.
+    layer.input[layer.input_stride + 60] = std::bit_cast<float>(0x7f800001u);
+    const std::vector<float> after = layer.multiply(isa);
+    for (int64_t n = 0; n < 40; ++n) {
+      EXPECT_FALSE(std::isfinite(after[n])) << isa_name(isa);
+      EXPECT_TRUE(std::isnan(after[40 + n])) << isa_name(isa);
+      EXPECT_EQ(after[80 + n], before[80 + n]) << isa_name(isa);
+    }
+  }
+}
+
 TEST(Linear, InstructionSetsAgreeBitForBit) {
   for (const Precision precision : {Precision::reference, Precision::fast}) {
     for (const Shape& shape : shapes()) {
@@ -277,7 +322,7 @@ TEST(Linear, InstructionSetsAgreeBitForBit) {
 // Rows alone, in any blocks, and any column ranges: the same bits, and nothing outside the range is touched.
 TEST(Linear, SplitsDoNotMatter) {
   std::mt19937 random(9);
-  for (const Precision precision : {Precision::reference, Precision::fast}) {
+  for (const Precision precision : {Precision::reference, Precision::bf16, Precision::fast}) {
     for (const Isa isa : supported_isas()) {
       for (const Shape& shape : shapes()) {
         SCOPED_TRACE(describe(isa, shape));
@@ -311,7 +356,7 @@ TEST(Linear, SplitsDoNotMatter) {
 
 // Prepared rows lie one after another, so workers may prepare and multiply parts of one buffer.
 TEST(Linear, PreparedRowsStandAlone) {
-  for (const Precision precision : {Precision::reference, Precision::fast}) {
+  for (const Precision precision : {Precision::reference, Precision::bf16, Precision::fast}) {
     const Layer layer(precision, 576, 70, 29, 12);
     for (const Isa isa : supported_isas()) {
       const auto whole = layer.prepare(isa);
@@ -326,7 +371,7 @@ TEST(Linear, PreparedRowsStandAlone) {
 }
 
 TEST(Linear, AccumulateAddsToWhatIsThere) {
-  for (const Precision precision : {Precision::reference, Precision::fast}) {
+  for (const Precision precision : {Precision::reference, Precision::bf16, Precision::fast}) {
     for (const Isa isa : supported_isas()) {
       for (const int64_t out : {32, 45}) {
         const Layer layer(precision, 130, out, 14, 13);
@@ -344,7 +389,7 @@ TEST(Linear, AccumulateAddsToWhatIsThere) {
 }
 
 TEST(Linear, PackingDoesNotDependOnThreads) {
-  for (const Precision precision : {Precision::reference, Precision::fast}) {
+  for (const Precision precision : {Precision::reference, Precision::bf16, Precision::fast}) {
     const Layer one(precision, 320, 333, 1, 14, 1), three(precision, 320, 333, 1, 14, 3);
     EXPECT_EQ(std::memcmp(one.packed.data(), three.packed.data(), one.packed.size()), 0);
   }
@@ -403,6 +448,7 @@ TEST(Linear, ExtremeIntegersDoNotOverflow) {
 
 TEST(Linear, Names) {
   EXPECT_STREQ(precision_name(Precision::fast), "fast");
+  EXPECT_STREQ(precision_name(Precision::bf16), "bf16");
   EXPECT_STREQ(precision_name(Precision::reference), "reference");
 }
 

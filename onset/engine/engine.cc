@@ -16,6 +16,18 @@
 namespace onset {
 namespace {
 
+KvType usual_kv_type(Precision precision) {
+  switch (precision) {
+    case Precision::reference:
+      return KvType::f32;
+    case Precision::bf16:
+      return KvType::bf16;
+    case Precision::fast:
+      return KvType::int8;
+  }
+  return KvType::f32;
+}
+
 int32_t available_threads() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
@@ -98,7 +110,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   ONSET_ASSIGN(state->tokenizer, find_tokenizer(*file));
   if (state->tokenizer) ONSET_TRY(check_vocabulary(*state->model, *state->tokenizer));
 
-  state->kv_type = chosen.kv_type.value_or(chosen.precision == Precision::fast ? KvType::int8 : KvType::f32);
+  state->kv_type = chosen.kv_type.value_or(usual_kv_type(chosen.precision));
   state->layout = state->model->cache_layout(state->kv_type);
   state->context = config.context;
   ONSET_TRY(state->keep_target());

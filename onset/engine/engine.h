@@ -34,7 +34,7 @@ struct EngineOptions {
   std::filesystem::path model;  // GGUF file or Hugging Face folder
   Precision precision = Precision::fast;
   int32_t threads = 0;                            // 0: one for each core this process may use
-  std::optional<KvType> kv_type = {};             // default: int8 in fast, f32 in reference precision
+  std::optional<KvType> kv_type = {};             // default: int8 in fast, bf16 in bf16, f32 in reference precision
   int64_t pool_tokens = 0;                        // tokens of key/value cache; 0: one full context of the model
   std::string policy = default_schedule_policy;   // who runs when: schedule/policy.h has the names
   ScheduleOptions scheduling = {};                // token budget, watermark, how requests are preempted, ...

@@ -92,13 +92,16 @@ class Bench {
         if (begin < end) multiply_linear(isa_, here, prepared.data(), rows, begin, end, {.data = output.data(), .stride = weight.out});
       });
     });
-    const bool fast = weight.precision == Precision::fast;
+    const double peak = weight.precision == Precision::fast ? peaks_.int8_operations_per_second
+                        : weight.precision == Precision::bf16 && peaks_.bf16_operations_per_second > 0
+                            ? peaks_.bf16_operations_per_second
+                            : peaks_.float32_operations_per_second;
     add({.name = "linear",
          .shape = shape,
          .seconds = seconds,
          .operations = 2.0 * rows * static_cast<double>(weight.in * weight.out),
          .bytes = static_cast<double>(linear_bytes(weight.precision, weight.in, weight.out))},
-        fast ? peaks_.int8_operations_per_second : peaks_.float32_operations_per_second);
+        peak);
   }
 
   // The rows' keys are the last of `keys` stored ones.

@@ -32,7 +32,7 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
   ONSET_ASSIGN(BuiltLayers built, build_layers(*model.file_, model.config_, options.shard));
   const std::string identity = packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
                                fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration));
-  const bool cached = !options.packed_cache.empty() && options.precision == Precision::fast;
+  const bool cached = !options.packed_cache.empty() && options.precision != Precision::reference;
   const std::filesystem::path cache_file =
       cached
           ? options.packed_cache / fmt::format("{}-{:016x}.packed", model.file_->path().stem().string(), std::hash<std::string>{}(identity))
