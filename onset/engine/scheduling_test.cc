@@ -235,6 +235,31 @@ TEST(EngineScheduling, HigherPrioritiesGoFirst) {
   EXPECT_EQ(order, (std::vector<int>{2, 2, 1, 0}));
 }
 
+TEST(EngineScheduling, AHigherPriorityTakesTheOnlyPlaceAndBothAreAnsweredInFull) {
+  for (const PreemptionKind kind : {PreemptionKind::recompute, PreemptionKind::swap}) {
+    EngineOptions options = one_thread();
+    options.most_running = 1;
+    options.scheduling.preemption = kind;
+    const auto engine = make_engine(std::move(options));
+    const auto request = [](uint32_t seed, int32_t priority) {
+      return Request{.tokens = random_prompt(30, seed), .most_new_tokens = 40, .ignore_end = true, .priority = priority};
+    };
+    Told low, high;
+    ASSERT_TRUE(engine->submit(request(1, 0), listen(low)).ok());
+    while (low.events < 10) ASSERT_TRUE(engine->step().ok());
+    ASSERT_TRUE(engine->submit(request(2, 1), listen(high)).ok());
+    while (high.ends == 0) ASSERT_TRUE(engine->step().ok());
+    EXPECT_EQ(low.events, 10);  // it waited meanwhile
+    run_all(*engine);
+    EXPECT_EQ(engine->statistics().preempted_to_recompute, kind == PreemptionKind::recompute);
+    EXPECT_EQ(engine->statistics().preempted_to_file, kind == PreemptionKind::swap);
+    const auto alone = make_engine(one_thread());
+    EXPECT_EQ(low.tokens, answer(*alone, request(1, 0)).tokens);
+    EXPECT_EQ(high.tokens, answer(*alone, request(2, 0)).tokens);
+    expect_no_pages(*engine);
+  }
+}
+
 TEST(EngineScheduling, ADeadlineEndsARequestWhereverItIs) {
   EngineOptions options = one_thread();
   options.most_running = 1;

@@ -11,7 +11,7 @@ constexpr int32_t unlimited = INT32_MAX;
 
 // Waiting answers whose pages come back from a file, while they are the next in order.
 void readmit_answers(StepBuilder& builder) {
-  if (builder.preempted_any()) return;
+  if (builder.preemptions() > 0) return;
   for (const ScheduledRequest* request : builder.waiting()) {
     if (!continues_answer(*request) || !builder.admit(*request, false, builder.watermark())) return;
     builder.run_readmitted_answer(*request);
@@ -54,7 +54,7 @@ Step IterationLevel::next(const ScheduleContext& context) {
     if (prompts == most_prompts) break;
     prompts += builder.run_prompt(*request, unlimited) > 0;
   }
-  if (builder.preempted_any()) return builder.take();
+  if (builder.preemptions() > 0) return builder.take();
   for (const ScheduledRequest* request : builder.waiting()) {
     const bool answer = continues_answer(*request);
     if (!answer && prompts == most_prompts) break;

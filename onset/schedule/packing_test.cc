@@ -70,6 +70,8 @@ TEST(Packing, IsValidAndNearlyAsGoodAsCanBe) {
     std::vector<int32_t> all(lengths.size());
     std::iota(all.begin(), all.end(), 0);
     RC_ASSERT(seen == all);
+    const int32_t tokens = std::accumulate(lengths.begin(), lengths.end(), 0);
+    RC_ASSERT(static_cast<int32_t>(bins.size()) >= (tokens + capacity - 1) / capacity);
     RC_ASSERT(static_cast<double>(bins.size()) <= 11.0 / 9.0 * fewest_bins(lengths, capacity) + 1.0);
     RC_ASSERT(bins == *pack_best_fit(lengths, capacity));
   }));

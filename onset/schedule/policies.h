@@ -5,8 +5,11 @@
 
 namespace onset {
 
+class StepBuilder;
+
 // Stall-free batching under a token budget (arXiv:2403.02310, algorithm 3): every running answer gets its row; what is left of
-// the budget goes to prompts that have begun, then to new ones, in order. No step exceeds the budget (a single row alone may, where
+// the budget goes to prompts by their priority, then to those that have begun before new ones, in order. A waiting request of
+// higher priority takes the place and the pages of running ones where it must. No step exceeds the budget (a single row alone may, where
 // layers are staged), and no answer is ever paused but to give up its pages.
 //
 // Whoever is admitted will want a row in each step, so no more are admitted than the budget has tokens. A limit in seconds
@@ -19,6 +22,9 @@ class SarathiServe : public SchedulePolicy {
   int32_t most_rows(int32_t longest) const override;
 
  private:
+  bool take_in(StepBuilder& builder, const ScheduledRequest& request) const;
+  void make_room(StepBuilder& builder) const;
+
   ScheduleOptions options_;
 };
 

@@ -100,6 +100,67 @@ TEST(SarathiServe, AHigherPriorityGoesFirstAndEqualsInOrderOfArrival) {
   EXPECT_EQ(step.spans[2].count, 2);
 }
 
+ScheduledRequest running_answer(RequestId id, int32_t priority, int64_t pages) {
+  return {.id = id, .priority = priority, .prompt_tokens = 5, .computed = 7, .known = 8, .admitted = true, .pages = pages};
+}
+
+TEST(SarathiServe, AHigherPriorityTakesThePagesOfRunningOnes) {
+  const auto policy = policy_of("sarathi-serve", {.token_budget = 16, .watermark = 0});
+  ScheduleContext context = context_of({running_answer(1, 0, 30),
+                                        running_answer(2, 1, 20),
+                                        running_answer(3, 0, 20),
+                                        running_answer(4, 2, 20),
+                                        {.id = 5, .priority = 2, .prompt_tokens = 400, .known = 400}});
+  context.free_pages = 10;  // 25 are wanted
+  Step step = policy->next(context);
+  ASSERT_EQ(step.preempt.size(), 1u);
+  EXPECT_EQ(step.preempt[0].id, 3);  // the youngest of the lowest
+  EXPECT_EQ(ids(step.admit), std::vector<RequestId>{5});
+  ASSERT_EQ(step.spans.size(), 4u);
+  EXPECT_EQ(step.spans[3].id, 5);
+  EXPECT_EQ(step.spans[3].count, 13);
+
+  context.requests[2].fixed = true;  // keeps its pages: the other of the lowest goes
+  step = policy->next(context);
+  ASSERT_EQ(step.preempt.size(), 1u);
+  EXPECT_EQ(step.preempt[0].id, 1);
+
+  context.requests[2].fixed = false;
+  context.requests[4].prompt_tokens = context.requests[4].known = 1000;  // 63 pages
+  step = policy->next(context);
+  ASSERT_EQ(step.preempt.size(), 3u);
+  EXPECT_EQ(step.preempt[2].id, 2);                                      // the lower ones first
+  context.requests[4].prompt_tokens = context.requests[4].known = 1400;  // 88: not even theirs would do
+  step = policy->next(context);
+  EXPECT_TRUE(step.preempt.empty() && step.admit.empty());
+  context.requests[4].prompt_tokens = context.requests[4].known = 400;
+  context.requests[4].priority = 0;  // equals wait
+  step = policy->next(context);
+  EXPECT_TRUE(step.preempt.empty() && step.admit.empty());
+}
+
+TEST(SarathiServe, AHigherPriorityTakesAPlaceOfTheBudgetAndTheBudgetItself) {
+  const auto policy = policy_of("sarathi-serve", {.token_budget = 2});
+  Step step = policy->next(
+      context_of({running_answer(1, 0, 1), running_answer(2, 0, 1), {.id = 3, .priority = 1, .prompt_tokens = 4, .known = 4}}));
+  ASSERT_EQ(step.preempt.size(), 1u);
+  EXPECT_EQ(step.preempt[0].id, 2);
+  EXPECT_EQ(ids(step.admit), std::vector<RequestId>{3});
+  ScheduleContext context = context_of({{.id = 1, .prompt_tokens = 400, .computed = 10, .known = 400, .admitted = true, .pages = 25},
+                                        {.id = 2, .priority = 1, .prompt_tokens = 5, .known = 5}});
+  step = policy_of("sarathi-serve", {.token_budget = 16})->next(context);
+  ASSERT_EQ(step.spans.size(), 2u);
+  EXPECT_EQ(step.spans[0].id, 2);  // before the prompt that has begun
+  EXPECT_EQ(step.spans[0].count, 5);
+  EXPECT_EQ(step.spans[1].count, 11);
+  // Nobody goes for a request that gets nothing of the budget as long as its equals read their prompts.
+  context.requests[0].priority = 1;
+  context.requests.push_back(running_answer(3, 0, 74));
+  context.free_pages = 0;
+  step = policy_of("sarathi-serve", {.token_budget = 16})->next(context);
+  EXPECT_TRUE(step.preempt.empty() && step.admit.empty());
+}
+
 TEST(SarathiServe, ATimeLimitShortensThePromptsShareAlone) {
   const auto policy = policy_of("sarathi-serve", {.token_budget = 16});
   const LinearStepCost cost({.per_step = 1.0, .per_prefill_row_layer = 0.5, .per_decode_row_layer = 0.25});

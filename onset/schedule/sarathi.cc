@@ -24,31 +24,45 @@ Step SarathiServe::next(const ScheduleContext& context) {
   const bool answers = std::any_of(context.requests.begin(), context.requests.end(),
                                    [](const ScheduledRequest& request) { return request.admitted && continues_answer(request); });
   StepBuilder builder(context, options_, answers ? options_.token_budget : std::max(options_.token_budget, options_.idle_budget));
+  make_room(builder);
+  const int64_t for_priority = builder.preemptions();
   builder.run_answers();
   const int32_t most = most_rows(context.longest);  // staged pieces could have more
 
+  // Nobody overtakes a request that waits for pages, a place or the budget; while answers lack pages nobody is taken in.
+  bool closed = builder.preemptions() > for_priority;
   const int32_t most_prompts = options_.prompts_per_step > 0 ? options_.prompts_per_step : unlimited;
   int32_t prompts = 0;
-  for (const ScheduledRequest* request : builder.residents()) {
-    if (continues_answer(*request) || builder.was_preempted(*request)) continue;
-    if (prompts == most_prompts || builder.run_prompt(*request, most, options_.stage_layers) == 0) break;
-    ++prompts;
-  }
-  if (builder.preempted_any()) return builder.take();
-  // Nobody overtakes a request that waits for pages, a place or the budget.
-  for (const ScheduledRequest* request : builder.waiting()) {
-    if (builder.running() >= options_.token_budget) break;
+  for (const ScheduledRequest* request : builder.in_order()) {
+    if (builder.was_preempted(*request) || (request->admitted ? continues_answer(*request) : closed)) continue;
     if (continues_answer(*request)) {  // comes back with its pages
-      if (!builder.budget_left() || !builder.admit(*request, false, builder.watermark())) break;
-      builder.run_readmitted_answer(*request);
+      closed = !builder.budget_left() || !take_in(builder, *request) || !builder.run_readmitted_answer(*request);
       continue;
     }
     if (prompts == most_prompts || !builder.room_for_prompt(*request, most, options_.stage_layers)) break;
-    if (!builder.admit(*request, false, builder.watermark())) break;
+    if (!request->admitted && !take_in(builder, *request)) {
+      closed = true;
+      continue;
+    }
     builder.run_prompt(*request, most, options_.stage_layers);
     ++prompts;
   }
   return builder.take();
+}
+
+bool SarathiServe::take_in(StepBuilder& builder, const ScheduledRequest& request) const {
+  return builder.running() < options_.token_budget && builder.admit(request, false, builder.watermark());
+}
+
+void SarathiServe::make_room(StepBuilder& builder) const {
+  if (builder.waiting().empty()) return;
+  const ScheduledRequest& first = *builder.waiting().front();
+  // Where its equals and betters leave it nothing of the budget, nobody gives up pages for it.
+  int64_t rows_before = 0;
+  for (const ScheduledRequest* resident : builder.residents()) {
+    if (resident->priority >= first.priority) rows_before += resident->known - resident->computed;
+  }
+  if (rows_before < options_.token_budget) builder.make_room_for(first, false, builder.watermark(), options_.token_budget);
 }
 
 // --- sarathi ------------------------------------------------------------------------------------------------------

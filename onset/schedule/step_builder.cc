@@ -1,6 +1,7 @@
 #include "onset/schedule/step_builder.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace onset {
 namespace {
@@ -76,6 +77,13 @@ StepBuilder::StepBuilder(const ScheduleContext& context, const ScheduleOptions& 
   std::sort(waiting_.begin(), waiting_.end(), before);
 }
 
+std::vector<const ScheduledRequest*> StepBuilder::in_order() const {
+  std::vector<const ScheduledRequest*> all;
+  std::merge(residents_.begin(), residents_.end(), waiting_.begin(), waiting_.end(), std::back_inserter(all),
+             [](const ScheduledRequest* a, const ScheduledRequest* b) { return a->priority > b->priority; });
+  return all;
+}
+
 bool StepBuilder::fits(const Span& span) const {
   if (row_layers(span) > budget_row_layers_ - used_row_layers_) return false;
   if (context_.cost == nullptr || context_.most_seconds <= 0) return true;
@@ -148,6 +156,25 @@ bool StepBuilder::admit(const ScheduledRequest& request, bool whole, int64_t wat
   free_pages_ -= pages - request.pages;
   ++running_;
   return true;
+}
+
+void StepBuilder::make_room_for(const ScheduledRequest& request, bool whole, int64_t watermark, int32_t most_running) {
+  const int64_t more = pages_wanted(request, whole) - request.pages;
+  int64_t pages = free_pages_;
+  int32_t running = running_;
+  const auto has_room = [&] {
+    return running < std::min(context_.most_running, most_running) && pages - more >= (running == 0 ? 0 : watermark);
+  };
+  std::vector<const ScheduledRequest*> victims;
+  for (auto last = residents_.rbegin(); last != residents_.rend() && !has_room(); ++last) {
+    if ((*last)->priority >= request.priority) return;
+    if ((*last)->fixed) continue;
+    victims.push_back(*last);
+    pages += (*last)->pages;
+    --running;
+  }
+  if (!has_room()) return;
+  for (const ScheduledRequest* victim : victims) preempt(*victim);
 }
 
 Span StepBuilder::prompt_span(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers) const {

@@ -22,7 +22,9 @@ class StepBuilder {
   const std::vector<const ScheduledRequest*>& waiting() const { return waiting_; }
   // With a place at the end of this step.
   int32_t running() const { return running_; }
-  bool preempted_any() const { return !step_.preempt.empty(); }
+  int64_t preemptions() const { return static_cast<int64_t>(step_.preempt.size()); }
+  // All of them, by priority; those with a place before their equals without one.
+  std::vector<const ScheduledRequest*> in_order() const;
   bool empty() const { return step_.spans.empty(); }
   int64_t spans() const { return static_cast<int64_t>(step_.spans.size()); }
 
@@ -32,6 +34,11 @@ class StepBuilder {
   // The same for all residents that continue an answer.
   void run_answers();
   bool was_preempted(const ScheduledRequest& request) const;
+
+  // For a waiting request that cannot be taken in (as `whole` and `watermark` say, or because `most_running` run): running ones of lower
+  // priority give up their pages, the youngest of the lowest first. Where that would not help nobody does. To be called before any row
+  // runs.
+  void make_room_for(const ScheduledRequest& request, bool whole, int64_t watermark, int32_t most_running);
 
   // Takes in a waiting request if there is a place and its pages leave `watermark` pages free; where nobody runs the watermark protects
   // nobody. whole: reserves all that the request may come to need. Returns whether it was taken in.
