@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 struct LoadOptions {
   LoadTarget target;
   WorkloadOptions workload;
-  std::string trace, ids, key_file, svg, first_token, between_tokens;
+  std::string trace, ids, key_file, svg, first_token, between_tokens, endpoint = "completions";
   int32_t prompt_tokens = 512, output_tokens = 128;
   bool capacity = false;
   double precision = 0.05;
@@ -56,6 +56,10 @@ void declare_lengths(CLI::App& command, LoadOptions& options) {
       ->check(CLI::NonNegativeNumber)
       ->group(group);
   command.add_flag("--in-order", options.workload.in_order, "the first requests of the trace instead of a random choice")->group(group);
+  command.add_option("--most-gap", options.workload.most_gap, "cuts gaps between random arrivals to so many mean gaps; 0: none")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->group(group);
   auto* rate = command
                    .add_option("--rate", options.workload.rate,
                                "requests a second, arriving at random (Poisson); with --capacity: the first that is tried")
@@ -74,7 +78,12 @@ void declare_lengths(CLI::App& command, LoadOptions& options) {
 }
 
 void declare(CLI::App& command, LoadOptions& options) {
-  command.add_option("--url", options.target.url, "the server; /v1/completions is added unless it is there")->capture_default_str();
+  command.add_option("--url", options.target.url, "the server, http or https; /v1/completions is added unless it is there")
+      ->capture_default_str();
+  command.add_option("--endpoint", options.endpoint, "chat asks /v1/chat/completions, with prompts as text")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"completions", "chat"}));
+  command.add_option("--ca-file", options.target.ca_file, "https: trust these certificates (PEM) instead of the system's");
   command.add_option("-m,--model", options.target.model, "the model's name, as the server knows it");
   command.add_option("--key-file", options.key_file, "file with the API key");
   auto* words =
@@ -204,6 +213,8 @@ Result<Loader> loader_of(const LoadOptions& options) {
   Loader loader{.options = options, .trace = {}, .target = options.target, .limits = {}};
   ONSET_ASSIGN(loader.limits.first_token, duration("--ttft", options.first_token));
   ONSET_ASSIGN(loader.limits.between_tokens, duration("--tbt", options.between_tokens));
+  loader.target.chat = options.endpoint == "chat";
+  if (loader.target.chat && !options.ids.empty()) return error(Code::invalid_argument, "--ids: a chat's prompts are text: expected none");
   ONSET_TRY(read_ids(options.ids, loader.target));
   if (!options.key_file.empty()) {
     ONSET_ASSIGN(std::string key, read_file(options.key_file));

@@ -15,15 +15,17 @@ namespace {
 
 constexpr int32_t pad_token = 0;
 
-// The most likely token of each output.
+// The most likely token of each output, and all its logits if they are wanted.
 class Greedy : public OutputSink {
  public:
-  Greedy(size_t outputs, int32_t vocabulary) : tokens(outputs, 0), vocabulary_(vocabulary) {}
+  Greedy(size_t outputs, int32_t vocabulary, bool keep = false) : tokens(outputs, 0), logits(keep ? outputs : 0), vocabulary_(vocabulary) {}
   void output(int32_t index, std::span<const float> values) override {
     const auto known = values.first(std::min<size_t>(vocabulary_, values.size()));
     tokens[index] = static_cast<int32_t>(std::max_element(known.begin(), known.end()) - known.begin());
+    if (!logits.empty()) logits[index].assign(known.begin(), known.end());
   }
   std::vector<int32_t> tokens;
+  std::vector<std::vector<float>> logits;
 
  private:
   int32_t vocabulary_;
@@ -132,7 +134,7 @@ class OfflineRunner {
           break;
       }
     }
-    Greedy greedy(assembly.batch.outputs.size(), vocabulary_);
+    Greedy greedy(assembly.batch.outputs.size(), vocabulary_, options_.on_read != nullptr);
     if (assembly.batch.rows() > 0) ONSET_TRY(model_.forward(assembly.batch, executor_, greedy));
     for (size_t i = 0; i < assembly.prompt_of_output.size(); ++i) result_.tokens[assembly.prompt_of_output[i]].push_back(greedy.tokens[i]);
     for (const Assembly::Segment& segment : assembly.packed) {
@@ -140,6 +142,15 @@ class OfflineRunner {
     }
     // What was padding after a prompt is forgotten.
     for (const auto& [prompt, cache] : caches_) cache->truncate(lengths_[prompt]);
+    if (options_.on_read) {
+      if (options_.omit_last) {
+        for (const auto& [prompt, cache] : caches_) options_.on_read(prompt, *cache, {});
+      }
+      for (size_t i = 0; i < greedy.logits.size(); ++i) {
+        const int32_t prompt = assembly.prompt_of_output[i];
+        options_.on_read(prompt, *caches_.at(prompt), greedy.logits[i]);
+      }
+    }
     return {};
   }
 

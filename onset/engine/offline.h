@@ -22,6 +22,9 @@ struct OfflineOptions {
   // As the paper's own code does it: a prompt's last token is not read with the others but begins its answer, which costs a step.
   bool omit_last = false;
   std::function<void(double share)> progress = {};
+  // Called once for each prompt when its batch has been read: its keys and values, and the logits after its last token (none where that
+  // is not read with the others).
+  std::function<void(int32_t prompt, const SequenceCache& cache, std::span<const float> logits)> on_read = {};
 };
 
 struct OfflineRun {

@@ -7,11 +7,13 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/ssl.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
+#include <boost/beast/ssl.hpp>
 #include <chrono>
 #include <nlohmann/json.hpp>
 
@@ -24,6 +26,7 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 namespace http = beast::http;
 using Tcp = asio::ip::tcp;
+using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
@@ -38,6 +41,7 @@ Clock::duration seconds(double value) {
 struct Load {
   const LoadTarget& target;
   LoadAddress address;
+  std::optional<asio::ssl::context> tls = {};
   Tcp::resolver::results_type endpoints = {};
   Clock::time_point began = {};
   int32_t done = 0;
@@ -65,7 +69,8 @@ std::string refusal(unsigned status, const std::string& body) {
 }
 
 // Reads the answer's body to its end. Returns the problem, if there was one.
-asio::awaitable<std::string> read_answer(Load& load, beast::tcp_stream& stream, LoadRecord& record) {
+template <typename Stream>
+asio::awaitable<std::string> read_answer(Load& load, Stream& stream, LoadRecord& record) {
   beast::flat_buffer buffer;
   http::response_parser<http::buffer_body> parser;
   parser.body_limit(boost::none);
@@ -100,17 +105,35 @@ asio::awaitable<std::string> read_answer(Load& load, beast::tcp_stream& stream, 
   co_return status == 200 ? std::string() : refusal(status, refused);
 }
 
-asio::awaitable<std::string> send(Load& load, std::string body, LoadRecord& record) {
-  beast::tcp_stream stream(co_await asio::this_coro::executor);
-  stream.expires_after(seconds(load.target.timeout_seconds));
-  if (auto [problem, endpoint] = co_await stream.async_connect(load.endpoints, errors_as_values); problem) {
-    co_return fmt::format("{}:{}: {}", load.address.host, load.address.port, problem.message());
-  }
-  beast::error_code ignored;
-  stream.socket().set_option(Tcp::no_delay(true), ignored);
+template <typename Stream>
+asio::awaitable<std::string> exchange(Load& load, Stream& stream, std::string body, LoadRecord& record) {
   const auto request = http_request(load, std::move(body));
   if (auto [problem, count] = co_await http::async_write(stream, request, errors_as_values); problem) co_return problem.message();
   co_return co_await read_answer(load, stream, record);
+}
+
+asio::awaitable<std::string> send(Load& load, std::string body, LoadRecord& record) {
+  const LoadAddress& address = load.address;
+  beast::tcp_stream stream(co_await asio::this_coro::executor);
+  stream.expires_after(seconds(load.target.timeout_seconds));
+  if (auto [problem, endpoint] = co_await stream.async_connect(load.endpoints, errors_as_values); problem) {
+    co_return fmt::format("{}:{}: {}", address.host, address.port, problem.message());
+  }
+  beast::error_code ignored;
+  stream.socket().set_option(Tcp::no_delay(true), ignored);
+  if (!load.tls) co_return co_await exchange(load, stream, std::move(body), record);
+
+  TlsStream secure(std::move(stream), *load.tls);
+  secure.set_verify_callback(asio::ssl::host_name_verification(address.host));
+  asio::ip::make_address(address.host, ignored);  // numbers are no server name
+  if (ignored) SSL_set_tlsext_host_name(secure.native_handle(), address.host.c_str());
+  if (auto [problem] = co_await secure.async_handshake(asio::ssl::stream_base::client, errors_as_values); problem) {
+    const long verified = SSL_get_verify_result(secure.native_handle());
+    const char* reason = verified == X509_V_OK ? nullptr : X509_verify_cert_error_string(verified);
+    co_return fmt::format("{}:{}: the TLS handshake failed: {}", address.host, address.port,
+                          reason != nullptr ? reason : problem.message());
+  }
+  co_return co_await exchange(load, secure, std::move(body), record);
 }
 
 asio::awaitable<void> run_one(Load& load, std::string body, LoadRecord& record, const LoadWatch& watch, int32_t all) {
@@ -135,15 +158,34 @@ asio::awaitable<void> watch_stop(asio::io_context& context, Load& load, const st
   }
 }
 
+// Only servers whose certificates are trusted.
+Result<asio::ssl::context> client_tls(const std::string& ca_file) {
+  asio::ssl::context context(asio::ssl::context::tls_client);
+  context.set_verify_mode(asio::ssl::verify_peer);
+  beast::error_code problem;
+  context.set_options(asio::ssl::context::default_workarounds | asio::ssl::context::no_sslv2 | asio::ssl::context::no_sslv3 |
+                          asio::ssl::context::no_tlsv1 | asio::ssl::context::no_tlsv1_1,
+                      problem);
+  if (ca_file.empty()) {
+    context.set_default_verify_paths(problem);
+    if (problem) return error(Code::failed, "the system's certificates cannot be read: {}", problem.message());
+  } else {
+    context.load_verify_file(ca_file, problem);
+    if (problem) return error(Code::invalid_argument, "{}: expected a file of trusted certificates in PEM: {}", ca_file, problem.message());
+  }
+  return context;
+}
+
 }  // namespace
 
-Result<LoadAddress> LoadAddress::of(const std::string& url) {
-  constexpr std::string_view scheme = "http://";
-  if (!url.starts_with(scheme)) return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT", url);
-  const std::string rest = url.substr(scheme.size());
+Result<LoadAddress> LoadAddress::of(const std::string& url, bool chat) {
+  const bool tls = url.starts_with("https://");
+  if (!tls && !url.starts_with("http://"))
+    return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT or https://HOST", url);
+  const std::string rest = url.substr(tls ? 8 : 7);
   const size_t slash = std::min(rest.find('/'), rest.size());
   std::string authority = rest.substr(0, slash);
-  LoadAddress address{.host = authority, .port = "80", .path = rest.substr(slash)};
+  LoadAddress address{.host = authority, .port = tls ? "443" : "80", .path = rest.substr(slash), .tls = tls};
   const size_t bracket = authority.find(']');  // an IPv6 address
   const size_t colon = authority.find(':', bracket == std::string::npos ? 0 : bracket);
   if (colon != std::string::npos) {
@@ -153,16 +195,22 @@ Result<LoadAddress> LoadAddress::of(const std::string& url) {
   if (address.host.starts_with('[') && address.host.ends_with(']')) address.host = address.host.substr(1, address.host.size() - 2);
   const bool digits =
       !address.port.empty() && address.port.size() <= 5 && address.port.find_first_not_of("0123456789") == std::string::npos;
-  if (address.host.empty() || !digits) return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT", url);
+  if (address.host.empty() || !digits) return error(Code::invalid_argument, "url is {}, expected http://HOST:PORT or https://HOST", url);
   while (address.path.ends_with('/')) address.path.pop_back();
-  if (!address.path.ends_with("completions")) address.path += address.path.ends_with("/v1") ? "/completions" : "/v1/completions";
+  if (!address.path.ends_with("completions")) {
+    address.path += fmt::format("{}{}/completions", address.path.ends_with("/v1") ? "" : "/v1", chat ? "/chat" : "");
+  } else if (address.path.ends_with("/chat/completions") != chat) {
+    return error(Code::invalid_argument, "url is {}, which is not the endpoint of {}", url, chat ? "chats" : "completions");
+  }
   return address;
 }
 
 Result<std::string> request_body(const LoadTarget& target, const LoadRequest& request) {
   Json body = Json::object();
   if (!target.model.empty()) body["model"] = target.model;
-  if (target.words) {
+  if (target.chat) {
+    body["messages"] = {{{"role", "user"}, {"content", prompt_words(request)}}};
+  } else if (target.words) {
     body["prompt"] = prompt_words(request);
   } else {
     body["prompt"] = prompt_ids(request, target.first_id, target.last_id);
@@ -181,7 +229,7 @@ Result<std::string> request_body(const LoadTarget& target, const LoadRequest& re
 }
 
 Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::vector<LoadRequest>& requests, const LoadWatch& watch) {
-  ONSET_ASSIGN(LoadAddress address, LoadAddress::of(target.url));
+  ONSET_ASSIGN(LoadAddress address, LoadAddress::of(target.url, target.chat));
   if (target.first_id < 0 || target.last_id < target.first_id) {
     return error(Code::invalid_argument, "prompt ids from {} to {} make no range", target.first_id, target.last_id);
   }
@@ -192,6 +240,9 @@ Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::ve
   }
   asio::io_context context(1);
   Load load{.target = target, .address = std::move(address)};
+  if (load.address.tls) {
+    ONSET_ASSIGN(load.tls, client_tls(target.ca_file));
+  }
   beast::error_code problem;
   load.endpoints = Tcp::resolver(context).resolve(load.address.host, load.address.port, problem);
   if (problem) return error(Code::failed, "{}:{}: {}", load.address.host, load.address.port, problem.message());

@@ -14,7 +14,9 @@
 namespace onset {
 
 struct LoadTarget {
-  std::string url = "http://127.0.0.1:8080";  // /v1/completions is added unless the path ends with completions
+  std::string url = "http://127.0.0.1:8080";  // or https://; /v1/completions is added unless the path ends with completions
+  bool chat = false;                          // /v1/chat/completions instead: a prompt is one user's message, as text
+  std::string ca_file = {};                   // https: certificates that are trusted, PEM; empty: the system's
   std::string model = {};                     // sent as it is; empty: left out
   std::string api_key = {};
   bool words = false;                       // prompts as text of common words, for servers that do not take token ids
@@ -27,7 +29,9 @@ struct LoadTarget {
 // Where requests go.
 struct LoadAddress {
   std::string host, port, path;
-  static Result<LoadAddress> of(const std::string& url);
+  bool tls = false;
+  // Errors: invalid_argument for another scheme, for no host or port, and for a path that ends with the other kind of completions.
+  static Result<LoadAddress> of(const std::string& url, bool chat = false);
 };
 
 // The body of a request. Errors: invalid_argument if target.more is no JSON object.
@@ -40,7 +44,8 @@ struct LoadWatch {
 
 // Sends each request at its time, however many run already, and records what comes: one record for each
 // request, in order. Requests that fail say so in their record. Errors: invalid_argument for a target that
-// makes no sense, failed if its host is unknown.
+// makes no sense or certificates that cannot be read, failed if its host is unknown. A server whose certificate is not trusted, or is
+// another host's, gets no request: the record says so.
 Result<std::vector<LoadRecord>> run_load(const LoadTarget& target, const std::vector<LoadRequest>& requests, const LoadWatch& watch = {});
 
 }  // namespace onset

@@ -96,6 +96,22 @@ TEST(Workload, PoissonArrivalsHaveTheirRate) {
   EXPECT_NEAR(std::sqrt(squares / 4999), 0.25, 0.03);  // exponential: the deviation is the mean
 }
 
+// Brief of arXiv:2403.02310, check 9: the paper's generator cuts gaps at three times their mean, which makes them 0.9502 of it.
+TEST(Workload, GapsMayBeCutAsThePaperDoes) {
+  std::vector<TraceEntry> trace(200000, {.prompt_tokens = 8, .output_tokens = 8});
+  const auto mean = [&](double most_gap) {
+    const auto requests = make_workload(trace, {.requests = 200000, .rate = 4, .most_gap = most_gap, .seed = 3});
+    double longest = 0;
+    for (size_t i = 1; i < requests->size(); ++i)
+      longest = std::max(longest, (*requests)[i].arrival_seconds - (*requests)[i - 1].arrival_seconds);
+    if (most_gap > 0) EXPECT_LE(longest, most_gap / 4 + 1e-9);
+    return requests->back().arrival_seconds / 199999;
+  };
+  EXPECT_NEAR(mean(0), 1.0 / 4, 0.02 / 4);
+  EXPECT_NEAR(mean(3), 0.9502 / 4, 0.02 * 0.9502 / 4);
+  EXPECT_EQ(make_workload(trace, {.requests = 1, .most_gap = -1}).status().message(), "most-gap is -1, expected 0 (none) or more");
+}
+
 TEST(Workload, LengthsAreDividedCutAndPassedOver) {
   const auto requests =
       make_workload(hundred(), {.requests = 10, .divide_lengths = 4, .most_prompt_tokens = 10, .most_output_tokens = 2, .in_order = true});
@@ -220,8 +236,15 @@ TEST(LoadAddresses, AreParsed) {
   EXPECT_EQ(address("http://localhost/"), "localhost 80 /v1/completions");
   EXPECT_EQ(address("http://[::1]:99/api/v1"), "::1 99 /api/v1/completions");
   EXPECT_EQ(address("http://a:1/v1/completions"), "a 1 /v1/completions");
-  EXPECT_EQ(address("https://a"), "url is https://a, expected http://HOST:PORT");
-  EXPECT_EQ(address("http://a:b"), "url is http://a:b, expected http://HOST:PORT");
+  EXPECT_EQ(address("https://a"), "a 443 /v1/completions");
+  EXPECT_TRUE(LoadAddress::of("https://a")->tls && !LoadAddress::of("http://a")->tls);
+  EXPECT_EQ(LoadAddress::of("http://a/v1", true)->path, "/v1/chat/completions");
+  EXPECT_EQ(LoadAddress::of("http://a/v1/chat/completions", true)->path, "/v1/chat/completions");
+  EXPECT_EQ(address("http://a/v1/chat/completions"), "url is http://a/v1/chat/completions, which is not the endpoint of completions");
+  EXPECT_EQ(LoadAddress::of("http://a/v1/completions", true).status().message(),
+            "url is http://a/v1/completions, which is not the endpoint of chats");
+  EXPECT_EQ(address("ftp://a"), "url is ftp://a, expected http://HOST:PORT or https://HOST");
+  EXPECT_EQ(address("http://a:b"), "url is http://a:b, expected http://HOST:PORT or https://HOST");
 }
 
 TEST(RequestBodies, SayWhatIsWanted) {
@@ -235,6 +258,10 @@ TEST(RequestBodies, SayWhatIsWanted) {
   EXPECT_EQ(json["ignore_eos"], true);
   EXPECT_EQ(json["stream_options"]["include_usage"], true);
   EXPECT_FALSE(request_body({.more = "[]"}, request).ok());
+  const auto chat = nlohmann::json::parse(*request_body({.chat = true}, request));
+  EXPECT_EQ(chat["messages"][0]["role"], "user");
+  EXPECT_EQ(chat["messages"][0]["content"], prompt_words(request));
+  EXPECT_FALSE(chat.contains("prompt"));
 }
 
 TEST(Pictures, AreDrawnOfAnything) {

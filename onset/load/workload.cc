@@ -157,6 +157,7 @@ Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& tr
   ONSET_TRY(positive("requests", options.requests));
   ONSET_TRY(positive("divide-lengths", options.divide_lengths));
   ONSET_TRY(positive(options.trace_arrivals ? "speed" : "rate", options.trace_arrivals ? options.speed : options.rate));
+  if (!(options.most_gap >= 0)) return error(Code::invalid_argument, "most-gap is {}, expected 0 (none) or more", options.most_gap);
   std::vector<size_t> chosen;
   const auto scaled = [&](int32_t tokens) { return std::max(1, static_cast<int32_t>(std::lround(tokens / options.divide_lengths))); };
   for (size_t i = 0; i < trace.size(); ++i) {
@@ -184,7 +185,8 @@ Result<std::vector<LoadRequest>> make_workload(const std::vector<TraceEntry>& tr
                         .seed = random.next()};
     if (options.most_output_tokens > 0) request.output_tokens = std::min(request.output_tokens, options.most_output_tokens);
     // The first comes at once; gaps of a Poisson process are exponential.
-    const double gap = -std::log1p(-random.uniform());
+    double gap = -std::log1p(-random.uniform());
+    if (options.most_gap > 0) gap = std::min(gap, options.most_gap);
     request.arrival_seconds = options.trace_arrivals ? (*entry.arrival_seconds - *trace[chosen[0]].arrival_seconds) / options.speed : clock;
     clock += gap / options.rate;
     requests.push_back(std::move(request));

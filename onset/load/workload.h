@@ -35,6 +35,7 @@ struct WorkloadOptions {
   // Arrivals: `rate` requests a second, at random (Poisson), or at the trace's own times, made faster by
   // `speed`.
   double rate = 1;
+  double most_gap = 0;  // longer gaps between random arrivals are cut to so many mean gaps; 0: none (Sarathi-Serve's generator: 3)
   bool trace_arrivals = false;
   double speed = 1;
   uint64_t seed = 0;

@@ -7,6 +7,7 @@ import threading
 import time
 
 import harness
+from serve_client import Server, certificate
 
 
 class Stub(http.server.ThreadingHTTPServer):
@@ -151,7 +152,10 @@ class Load(harness.Test):
         self.assertEqual(done.stderr, "onset: every request failed; the first one: 127.0.0.1:1: Connection refused\n")
 
     def test_wrong_options_are_named(self):
-        for options, sentence in ((["--url", "https://x"], "url is https://x, expected http://HOST:PORT"),
+        for options, sentence in ((["--url", "ftp://x"], "url is ftp://x, expected http://HOST:PORT or https://HOST"),
+                                  (["--url", "http://x/v1/completions", "--endpoint", "chat"], "url is http://x/v1/completions, which is not the endpoint of chats"),
+                                  (["--endpoint", "chat", "--ids", "1:9"], "--ids: a chat's prompts are text: expected none"),
+                                  (["--url", "https://x", "--ca-file", "none.pem"], "none.pem: expected a file of trusted certificates in PEM: No such file or directory"),
                                   (["--ttft", "2"], "--ttft is 2, expected a time as 2s or 100ms"),
                                   (["--capacity"], "a capacity needs a limit: expected --ttft, --tbt or both"),
                                   (["--ids", "7"], "--ids: 7 is not FIRST:LAST, two token ids"),
@@ -167,6 +171,40 @@ class Load(harness.Test):
             done = self.onset_json("load", "--url", stub.url, "--trace", pathlib.Path(harness.shared("data/traces")) / name, "-n", 5, "--rate", 100,
                                    "--divide-lengths", 50, "--json")
             self.assertEqual((done["requests"], done["failed"]), (5, 0), name)
+
+
+class AgainstServe(harness.Test):
+    """The program itself at the other end."""
+
+    LOAD = ("load", "--model", "a", "-n", 6, "--rate", 50, "--prompt-tokens", 12, "--output-tokens", 7, "--more", '{"ignore_eos": true}', "--json")
+
+    def check(self, done, prompts_are_exact=True):
+        self.assertEqual((done["requests"], done["failed"], done["output_tokens"]), (6, 0, 42))
+        if prompts_are_exact:
+            self.assertEqual(done["prompt_tokens"], 72)
+
+    def test_completions_and_chats(self):
+        server = Server(self)
+        url = f"http://127.0.0.1:{server.port}"
+        self.check(self.onset_json(*self.LOAD, "--url", url, "--ids", "3:300"))
+        self.assertEqual(server.metric("onset_new_tokens_total", model="a"), 42)
+        self.check(self.onset_json(*self.LOAD, "--url", url, "--endpoint", "chat"), False)
+        self.check(self.onset_json(*self.LOAD, "--url", url + "/v1/chat/completions", "--endpoint", "chat"), False)
+
+    def test_over_tls(self):
+        certificate(self.folder, "subjectAltName=IP:127.0.0.1")
+        server = Server(self, "--tls-certificate", "cert.pem", "--tls-key", "key.pem")
+        url = f"https://127.0.0.1:{server.port}"
+        self.check(self.onset_json(*self.LOAD, "--url", url, "--ca-file", "cert.pem", "--ids", "3:300"))
+        self.check(self.onset_json(*self.LOAD, "--url", url, "--ca-file", "cert.pem", "--endpoint", "chat"), False)
+        done = self.onset(*self.LOAD, "--url", url, "--ids", "3:300", status=1)  # nobody whom the system trusts has signed it
+        self.assertRegex(done.stderr, rf"^onset: every request failed; the first one: 127\.0\.0\.1:{server.port}: the TLS handshake failed: self-signed certificate\n$")
+
+    def test_another_hosts_certificate(self):
+        certificate(self.folder, "subjectAltName=DNS:elsewhere.example")
+        server = Server(self, "--tls-certificate", "cert.pem", "--tls-key", "key.pem")
+        done = self.onset(*self.LOAD, "--url", f"https://127.0.0.1:{server.port}", "--ca-file", "cert.pem", "--ids", "3:300", status=1)
+        self.assertIn("the TLS handshake failed: ", done.stderr)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,12 @@ def chat_model(folder, template=TEMPLATE, name="chat.gguf"):
     return path
 
 
+def certificate(folder, names):
+    """cert.pem, signed by itself for `names`, and key.pem."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
+                    "-subj", "/CN=onset", "-addext", names], cwd=folder, check=True, capture_output=True)
+
+
 class Server:
     """`onset serve` in a process, stopped at the end of the test."""
 
@@ -61,15 +67,15 @@ class Server:
             self.reader.join()
         self.process.stderr.close()
 
-    def terminate(self, timeout=60):
+    def terminate(self, timeout=300):
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
-    def connection(self, timeout=120):
+    def connection(self, timeout=300):
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
-    def raw(self, data=b"", timeout=60):
+    def raw(self, data=b"", timeout=300):
         """A socket, with bytes sent."""
         sock = socket.create_connection(("127.0.0.1", self.port), timeout)
         self.test.addCleanup(sock.close)

@@ -5,19 +5,31 @@ import json
 import re
 import ssl
 import struct
-import subprocess
 import threading
 import time
 import unittest
 
 import harness
-from serve_client import STORIES, TOOLS_TEMPLATE, Server, chat_model
+from serve_client import STORIES, TOOLS_TEMPLATE, Server, certificate, chat_model
 
 ONCE = {"model": "a", "prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}
 HELLO = {"model": "a", "messages": [{"role": "user", "content": "Once upon a time"}], "max_tokens": 12, "temperature": 0}
 
 
-def wait_until(test, condition, what, seconds=60):
+# Some hundred thousand tokens: no machine is so fast that this ends before a test has done what it must do meanwhile.
+ENDLESS = {**ONCE, "prompt": ["Once upon a time"] * 16, "n": 128, "max_tokens": 400, "stream": True, "ignore_eos": True}
+
+
+def streamed(server, asked):
+    """A socket on which the answer's stream has begun, and what came."""
+    body = json.dumps(asked)
+    sock = server.raw(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+    first = sock.recv(1000)
+    server.test.assertIn(b"200 OK", first)
+    return sock, first
+
+
+def wait_until(test, condition, what, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         test.assertLess(time.monotonic(), end, what)
@@ -229,14 +241,13 @@ class Answers(harness.Test):
         self.assertEqual(together, alone)
 
     def test_a_client_that_goes_away_frees_its_pages(self):
-        body = json.dumps({**ONCE, "max_tokens": 400, "n": 8, "stream": True, "ignore_eos": True})
         for stream in (True, False):
-            body = json.dumps({**ONCE, "max_tokens": 400, "n": 16, "stream": stream, "ignore_eos": True})
+            body = json.dumps({**ENDLESS, "prompt": "Once", "stream": stream})
             sock = self.server.raw(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
             wait_until(self, lambda: self.server.metric("onset_pool_pages_used", model="a") > 0, "the request did not begin")
             before = self.server.metric("onset_requests_total", model="a", reason="cancelled")
             sock.close()
-            wait_until(self, lambda: self.server.metric("onset_requests_total", model="a", reason="cancelled") == before + 16, "the requests go on")
+            wait_until(self, lambda: self.server.metric("onset_requests_total", model="a", reason="cancelled") == before + 128, "the requests go on")
             wait_until(self, lambda: self.server.metric("onset_pool_pages_used", model="a") == 0, "the pages are not free")
 
     def test_broken_http_is_refused_and_harms_nobody(self):
@@ -294,9 +305,7 @@ class Refusals(harness.Test):
 
     def test_too_many_requests(self):
         server = Server(self, "--max-requests", 1)
-        body = json.dumps({**ONCE, "max_tokens": 400, "n": 32, "stream": True, "ignore_eos": True})
-        sock = server.raw(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-        sock.recv(1000)  # it runs
+        sock, _ = streamed(server, ENDLESS)
         status, headers, answer = server.ask("POST", "/v1/completions", ONCE)
         self.assertEqual((status, answer["error"]["code"]), (429, "rate_limit_exceeded"))
         self.assertGreaterEqual(int(headers["Retry-After"]), 1)
@@ -305,9 +314,7 @@ class Refusals(harness.Test):
 
     def test_too_many_tokens_in_flight(self):
         server = Server(self, "--max-tokens-in-flight", 600)
-        body = json.dumps({**ONCE, "max_tokens": 400, "stream": True, "ignore_eos": True, "n": 32})  # more than all: it may run alone
-        sock = server.raw(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-        sock.recv(1000)
+        sock, _ = streamed(server, ENDLESS)  # more than all: it may run alone
         self.assertEqual(server.ask("POST", "/v1/completions", ONCE)[0], 429)
         sock.close()
         wait_until(self, lambda: server.ask("POST", "/v1/completions", ONCE)[0] == 200, "its tokens are not given back")
@@ -334,8 +341,7 @@ class Refusals(harness.Test):
         self.assertEqual(server.post("/tokenize", status=404, text="x")["error"]["param"], "model")
 
     def test_tls(self):
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
-                        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], cwd=self.folder, check=True, capture_output=True)
+        certificate(self.folder, "subjectAltName=IP:127.0.0.1")
         server = Server(self, "--tls-certificate", "cert.pem", "--tls-key", "key.pem")
         self.assertEqual(server.scheme, "https")
         trust = ssl.create_default_context(cafile=str(self.folder / "cert.pem"))
@@ -348,18 +354,11 @@ class Refusals(harness.Test):
 
 
 class End(harness.Test):
-    def start_long(self, server, tokens=400, choices=4):
-        body = json.dumps({**ONCE, "max_tokens": tokens, "n": choices, "stream": True, "ignore_eos": True})
-        sock = server.raw(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
-        first = sock.recv(1000)
-        self.assertIn(b"200 OK", first)
-        return sock, first
-
     def test_running_requests_end_and_new_ones_are_not_taken(self):
         server = Server(self)
         idle = server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         idle.recv(1000)
-        sock, said = self.start_long(server)
+        sock, said = streamed(server, {**ENDLESS, "prompt": "Once upon a time", "n": 64})
         server.process.terminate()
         self.assertEqual(idle.recv(1000), b"")  # an idle connection is closed at once
         with self.assertRaises(OSError):
@@ -367,17 +366,17 @@ class End(harness.Test):
         said += b"".join(iter(lambda: sock.recv(65536), b""))
         self.assertIn(b"data: [DONE]", said)
         self.assertNotIn(b'"error"', said)
-        self.assertEqual(said.count(b'"finish_reason":"length"'), 4)
-        self.assertEqual(server.process.wait(60), 0)
+        self.assertEqual(said.count(b'"finish_reason":"length"'), 64)
+        self.assertEqual(server.process.wait(300), 0)
 
     def test_a_drain_that_is_over_says_so(self):
         server = Server(self, "--drain", 0)
-        sock, said = self.start_long(server, choices=64)
+        sock, said = streamed(server, ENDLESS)
         server.process.terminate()
         said += b"".join(iter(lambda: sock.recv(65536), b""))
         self.assertIn(b"the server is shutting down", said)
         self.assertIn(b"data: [DONE]", said)
-        self.assertEqual(server.process.wait(60), 0)
+        self.assertEqual(server.process.wait(300), 0)
 
     def test_at_rest(self):
         self.assertEqual(Server(self).terminate(), 0)
