@@ -5,7 +5,6 @@ sanitizer report is a finding and stops that target. Coverage is that of the lin
 seeds alone; what the run found on top is printed beside it.
 """
 
-import common
 import fuzzing
 
 COVERED = {
@@ -18,13 +17,5 @@ COVERED = {
 }
 
 
-def main():
-    claims = common.Claims(__file__)
-    with claims.rows("engine.tough"):
-        if claims.long:
-            fuzzing.fuzz(claims, "engine.tough", COVERED)
-    claims.finish()
-
-
 if __name__ == "__main__":
-    main()
+    fuzzing.main(__file__, "engine.tough", COVERED)

@@ -65,3 +65,12 @@ def coverage(program, inputs, sources, work):
     if not lines["count"]:
         raise common.Failure(f"{program.name} does not contain {', '.join(sources)}")
     return lines["percent"]
+
+
+def main(script, prefix, covered):
+    """The whole of a script whose rows are PREFIX.fuzz and PREFIX.coverage."""
+    claims = common.Claims(script)
+    with claims.rows(prefix):
+        if claims.long:
+            fuzz(claims, prefix, covered)
+    claims.finish()

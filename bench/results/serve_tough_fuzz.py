@@ -5,7 +5,6 @@ sanitizer report is a finding and stops that target. Coverage is that of the lin
 seeds alone; what the run found on top is printed beside it.
 """
 
-import common
 import fuzzing
 
 COVERED = {
@@ -16,13 +15,5 @@ COVERED = {
 }
 
 
-def main():
-    claims = common.Claims(__file__)
-    with claims.rows("serve.tough"):
-        if claims.long:
-            fuzzing.fuzz(claims, "serve.tough", COVERED)
-    claims.finish()
-
-
 if __name__ == "__main__":
-    main()
+    fuzzing.main(__file__, "serve.tough", COVERED)

@@ -53,18 +53,6 @@ void declare(CLI::App& command, StepsOptions& options) {
                "  onset bench steps --points 256+0@1024,0+4@1024,252+4@1024");
 }
 
-Json weights_json(const StepWeights& weights) {
-  Json bends = Json::array();
-  for (const StepWeights::Bend& bend : weights.bends) bends.push_back({bend.row_layers, bend.seconds});
-  return {{"per_step", weights.per_step},
-          {"per_prefill_row_layer", weights.per_prefill_row_layer},
-          {"per_decode_row_layer", weights.per_decode_row_layer},
-          {"per_prefill_slot", weights.per_prefill_slot},
-          {"per_decode_slot", weights.per_decode_slot},
-          {"per_output_row", weights.per_output_row},
-          {"bends", bends}};
-}
-
 std::filesystem::path file_of(const StepsOptions& options) {
   return options.machine_file.empty() ? machine_file_path() : std::filesystem::path(options.machine_file);
 }
@@ -180,7 +168,7 @@ Status run(const StepsOptions& options) {
                      {"ratio_99", model.fit.ratio_99},
                      {"held_out_mean_error", benchmark.held_out.mean_error},
                      {"held_out_ratio_99", benchmark.held_out.ratio_99},
-                     {"weights", weights_json(model.fit.weights)},
+                     {"weights", Json::parse(to_json(model.fit.weights))},
                      {"budgets", budgets}});
 }
 

@@ -110,7 +110,7 @@ Result<StepModel> read_model(const Json& json, const std::string& where) {
   return model;
 }
 
-Json to_json(const StepWeights& weights) {
+Json weights_object(const StepWeights& weights) {
   Json bends = Json::array();
   for (const StepWeights::Bend& bend : weights.bends) bends.push_back({bend.row_layers, bend.seconds});
   return {{"per_step", weights.per_step},
@@ -123,6 +123,10 @@ Json to_json(const StepWeights& weights) {
 }
 
 }  // namespace
+
+std::string to_json(const StepWeights& weights) {
+  return weights_object(weights).dump();
+}
 
 Result<MachineFile> MachineFile::load(const std::filesystem::path& path) {
   ONSET_ASSIGN(const std::string text, read_file(path));
@@ -169,7 +173,7 @@ std::string MachineFile::to_json() const {
                       {"ratio_50", model.fit.ratio_50},
                       {"ratio_99", model.fit.ratio_99},
                       {"mean_error", model.fit.mean_error},
-                      {"weights", onset::to_json(model.fit.weights)}});
+                      {"weights", weights_object(model.fit.weights)}});
   }
   const Json json{{"format", format_name}, {"version", format_version}, {"step_models", models}};
   return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";

@@ -23,6 +23,9 @@
 
 namespace onset {
 
+// The object that stands under "weights".
+std::string to_json(const StepWeights& weights);
+
 // What a step model holds for: other figures, another model.
 struct StepModelKey {
   std::string model;

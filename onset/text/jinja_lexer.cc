@@ -309,34 +309,13 @@ class Lexer {
       }
       const char c = literal[at + 1];  // a literal never ends with a lone backslash
       at += 2;
+      constexpr std::string_view names = "\\'\"abfnrtv", meanings = "\\'\"\a\b\f\n\r\t\v";
+      if (const size_t index = names.find(c); index != names.npos) {
+        out.push_back(meanings[index]);
+        continue;
+      }
       switch (c) {
         case '\n':
-          break;
-        case '\\':
-        case '\'':
-        case '"':
-          out.push_back(c);
-          break;
-        case 'a':
-          out.push_back('\a');
-          break;
-        case 'b':
-          out.push_back('\b');
-          break;
-        case 'f':
-          out.push_back('\f');
-          break;
-        case 'n':
-          out.push_back('\n');
-          break;
-        case 'r':
-          out.push_back('\r');
-          break;
-        case 't':
-          out.push_back('\t');
-          break;
-        case 'v':
-          out.push_back('\v');
           break;
         case 'x':
           append_hex(literal, at, 2, out);
