@@ -1,6 +1,8 @@
 """The page of onset serve in headless Chromium: a message is sent with the keyboard, the answer is read as it comes, charts fill.
 
-Chromium is driven through its DevTools port. ONSET_SCREENSHOTS=FOLDER keeps pictures of it.
+Chromium is driven through its DevTools port. The README's pictures are made with the default model:
+
+    ONSET_SCREENSHOTS=docs PYTHONPATH=tests python3 tests/end_to_end/serve_page_test.py Page.test_pictures
 """
 
 import base64
@@ -13,6 +15,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import threading
 import time
 import unittest
 import urllib.request
@@ -112,9 +115,8 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
 
     def picture(self, name):
-        if folder := os.environ.get("ONSET_SCREENSHOTS"):
-            data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)["data"]
-            pathlib.Path(folder, name).write_bytes(base64.b64decode(data))
+        data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=False)["data"]
+        pathlib.Path(os.environ["ONSET_SCREENSHOTS"], name).write_bytes(base64.b64decode(data))
 
 
 class Page(harness.Test):
@@ -128,8 +130,7 @@ class Page(harness.Test):
         return server, browser
 
     def test_a_message_and_its_streamed_answer(self):
-        options = {"model": harness.default_model()} if os.environ.get("ONSET_SCREENSHOTS") else {}
-        server, page = self.open(**options)
+        server, page = self.open()
         self.assertEqual(page.value("document.activeElement.id"), "text")  # one can type at once
         page.value("document.getElementById('most').value = 120")
         page.call("Input.insertText", text="Once upon a time there was a dog")
@@ -147,7 +148,6 @@ class Page(harness.Test):
         self.assertRegex(page.value("document.getElementById('betweentext').textContent"), r"Median .*, worst ")
         self.assertEqual(page.value("document.getElementById('state').textContent"), "")
         self.assertEqual(page.value("performance.getEntriesByType('resource').filter((entry) => !entry.name.startsWith(location.origin)).length"), 0)
-        page.picture("page.png")
         page.press("Tab", 9)
         self.assertEqual(page.value("document.activeElement.id"), "temperature")
         self.assertGreater(server.metric("onset_requests_total", model="a", reason="length") + server.metric("onset_requests_total", model="a", reason="stop"), 0)
@@ -168,7 +168,29 @@ class Page(harness.Test):
     def test_a_phone(self):
         _, page = self.open(width=390, height=800)
         self.assertLessEqual(page.value("document.documentElement.scrollWidth"), 390)
-        page.picture("phone.png")
+
+    @unittest.skipUnless(os.environ.get("ONSET_SCREENSHOTS"), "makes pictures where ONSET_SCREENSHOTS says")
+    def test_pictures(self):
+        server, page = self.open("--model", f"smollm2-135m-instruct={harness.default_model()}", "--budget", 64, model=False, height=760)
+
+        def others(words):
+            server.post("/v1/completions", model="smollm2-135m-instruct", prompt="The sea is wide. " * words, max_tokens=160, ignore_eos=True, seed=words)
+
+        # Somebody else's answers run meanwhile, and a long prompt comes.
+        threads = [threading.Thread(target=others, args=(words,)) for words in (3, 5, 120)]
+        for thread in threads[:2]:
+            thread.start()
+        page.value("document.getElementById('temperature').value = 0; document.getElementById('most').value = 90")
+        page.call("Input.insertText", text="Tell me in two sentences why the sea is salty.")
+        page.press("Enter", 13, "\r")
+        page.wait_for("document.querySelector('.message.assistant')?.textContent.length > 60")
+        threads[2].start()
+        page.wait_for("!document.getElementById('send').disabled")
+        page.picture("page.png")
+        page.size(390, 760)
+        page.picture("page_phone.png")
+        for thread in threads:
+            thread.join()
 
     def test_a_key_is_asked_for(self):
         (self.folder / "keys").write_text("secret\n", encoding="utf-8")
