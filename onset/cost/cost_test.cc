@@ -40,7 +40,9 @@ TEST(NonNegativeLeastSquares, NothingIsBetter) {
       }
       EXPECT_GE(x[c], 0);
       EXPECT_LE(gradient, 1e-6);
-      if (x[c] > 0) EXPECT_NEAR(gradient, 0, 1e-6);
+      if (x[c] > 0) {
+        EXPECT_NEAR(gradient, 0, 1e-6);
+      }
     }
   }
 }

@@ -202,7 +202,9 @@ TEST(Exactness, PromptsInTwoHundredRandomBatchesAreWhatTheyAreAlone) {
         const Read& expected = alone[chosen[i]];
         ASSERT_TRUE(same(reads[i].keys_and_values, expected.keys_and_values)) << batch << " " << i << " " << offline_policy_name(policy);
         ASSERT_TRUE(same(reads[i].logits, expected.logits)) << batch << " " << i << " " << offline_policy_name(policy);
-        if (answers) ASSERT_EQ(reads[i].answer, expected.answer) << batch << " " << i << " " << offline_policy_name(policy);
+        if (answers) {
+          ASSERT_EQ(reads[i].answer, expected.answer) << batch << " " << i << " " << offline_policy_name(policy);
+        }
         ++compared;
       }
     }

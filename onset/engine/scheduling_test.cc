@@ -76,9 +76,15 @@ TEST(EngineScheduling, TheSameTokensUnderEveryPolicyAndPreemption) {
         EXPECT_EQ(outcome.tokens, alone.tokens) << policy << " " << budget;
         const int64_t preempted = outcome.statistics.preempted_to_recompute + outcome.statistics.preempted_to_file;
         const bool reserves = policy == "orca" || policy == "request-level" || policy == "sarathi";
-        if (reserves) EXPECT_EQ(preempted, 0) << policy;
-        if (!reserves && budget == 64) EXPECT_GT(preempted, 0) << policy;
-        if (kind == PreemptionKind::swap) EXPECT_EQ(outcome.statistics.preempted_to_recompute, 0) << policy;
+        if (reserves) {
+          EXPECT_EQ(preempted, 0) << policy;
+        }
+        if (!reserves && budget == 64) {
+          EXPECT_GT(preempted, 0) << policy;
+        }
+        if (kind == PreemptionKind::swap) {
+          EXPECT_EQ(outcome.statistics.preempted_to_recompute, 0) << policy;
+        }
         EXPECT_EQ(outcome.statistics.swap_failures, 0);
       }
     }

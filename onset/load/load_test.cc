@@ -104,7 +104,9 @@ TEST(Workload, GapsMayBeCutAsThePaperDoes) {
     double longest = 0;
     for (size_t i = 1; i < requests->size(); ++i)
       longest = std::max(longest, (*requests)[i].arrival_seconds - (*requests)[i - 1].arrival_seconds);
-    if (most_gap > 0) EXPECT_LE(longest, most_gap / 4 + 1e-9);
+    if (most_gap > 0) {
+      EXPECT_LE(longest, most_gap / 4 + 1e-9);
+    }
     return requests->back().arrival_seconds / 199999;
   };
   EXPECT_NEAR(mean(0), 1.0 / 4, 0.02 / 4);

@@ -129,7 +129,9 @@ TEST(Model, PackedWeightsComeBackFromTheCache) {
                 .outputs = {{.row = 2}}};
     testing::Collect sink(1);
     ASSERT_TRUE(model.forward(batch, executor, sink).ok());
-    if (cached) EXPECT_EQ(first, sink.values);
+    if (cached) {
+      EXPECT_EQ(first, sink.values);
+    }
     first = sink.values;
   }
   // A damaged or foreign file is packed again, not believed.

@@ -59,7 +59,9 @@ TEST_F(Seams, LayerStagesGiveTheSameBitsAsTheWhole) {
     batch.sequences[0].hidden_out = next.data();
     if (layer + 1 < layers) batch.outputs.clear();
     const auto logits = runner.run(batch);
-    if (layer + 1 == layers) EXPECT_EQ(expected, logits);
+    if (layer + 1 == layers) {
+      EXPECT_EQ(expected, logits);
+    }
     std::swap(state, next);
   }
 }
@@ -296,7 +298,9 @@ TEST(SeamsOfLayers, TheFeedForwardIsALayerKind) {
   ModelFile smaller("smaller");
   for (const MetadataEntry& entry : file->metadata()) ASSERT_TRUE(smaller.add_metadata(entry).ok());
   for (const StoredTensor& tensor : file->tensors()) {
-    if (!tensor.name.starts_with("blk.1.ffn_")) ASSERT_TRUE(smaller.add_tensor(tensor).ok());
+    if (!tensor.name.starts_with("blk.1.ffn_")) {
+      ASSERT_TRUE(smaller.add_tensor(tensor).ok());
+    }
   }
   ModelConfig config = testing::value_or_throw(read_config(smaller));
   EXPECT_FALSE(build_layers(smaller, config, {}).ok());

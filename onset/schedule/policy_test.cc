@@ -286,8 +286,12 @@ TEST(Sarathi, ABatchIsOneChunkAndEveryAnswer) {
       full = full || (!span.answer && request.known - request.computed > span.count);
     }
     EXPECT_LE(prompts, 1);
-    if (prompts == 1) EXPECT_LE(answers, places - 1);
-    if (full) EXPECT_EQ(rows % block, 0);
+    if (prompts == 1) {
+      EXPECT_LE(answers, places - 1);
+    }
+    if (full) {
+      EXPECT_EQ(rows % block, 0);
+    }
     full_chunks += full;
   }
   EXPECT_GT(full_chunks, 200);

@@ -410,7 +410,7 @@ bool ToolCallParser::in_tail(bool last) {
   const std::string_view closing = form_ == ToolCallForm::hermes ? close_tag : std::string_view(";");
   const std::string_view rest = text.substr(at);
   if (rest.starts_with(closing)) {
-    if (form_ != ToolCallForm::hermes) front_ = closing;  // content, if no other call follows
+    if (form_ != ToolCallForm::hermes) front_.assign(1, ';');  // content, if no other call follows
     return leave(at + closing.size(), form_ == ToolCallForm::hermes ? Place::content : Place::begin);
   }
   if (rest.size() < closing.size() && closing.starts_with(rest)) return wait();

@@ -35,7 +35,9 @@ std::string told(const std::vector<ToolCallEvent>& events) {
         text += "!]";
         break;
     }
-    if (event.kind != Kind::content) EXPECT_EQ(event.call, calls);
+    if (event.kind != Kind::content) {
+      EXPECT_EQ(event.call, calls);
+    }
     if (event.kind == Kind::end || event.kind == Kind::broken) ++calls;
   }
   return text;
@@ -56,7 +58,9 @@ std::string parsed(ToolCallForm form, std::string_view answer, size_t piece) {
 // The same however the answer is cut.
 void expect(ToolCallForm form, std::string_view answer, std::string_view expected) {
   for (const size_t piece : {answer.size(), size_t{1}, size_t{2}, size_t{3}, size_t{7}, size_t{20}}) {
-    if (piece > 0) EXPECT_EQ(parsed(form, answer, piece), expected) << "pieces of " << piece << " of " << answer;
+    if (piece > 0) {
+      EXPECT_EQ(parsed(form, answer, piece), expected) << "pieces of " << piece << " of " << answer;
+    }
   }
 }
 
