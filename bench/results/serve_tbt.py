@@ -4,7 +4,7 @@ import common
 import serving
 
 TARGETS = (25, 50, 150)  # milliseconds
-REQUESTS = 200
+REQUESTS = 100
 
 
 def measure(claims, model):

@@ -92,7 +92,7 @@ def onset_server(model, *options):
                    r"listening at (http://\S+)")
 
 
-def capacity(server, requests, first_token, between_tokens, first_rate=1.0, precision=0.05):
+def capacity(server, requests, first_token, between_tokens, first_rate=1.0, precision=0.1):
     """(requests a second, all probes) with limits in seconds."""
     found = server.load("--model", "model", *load_options(requests), "--capacity", "--rate", first_rate, "--ttft", f"{first_token}s",
                         "--tbt", f"{1e3 * between_tokens:.3f}ms", "--precision", precision, timeout=6 * 3600)

@@ -55,7 +55,7 @@ void declare(CLI::App& command, OfflineFlags& options) {
       ->capture_default_str();
   command.add_flag("--data-set", options.data_set, "prepack: pack all prompts at once, not batch by batch");
   command.add_flag("--omit-last", options.omit_last, "read a prompt's last token in a step of its own, as the paper's code does");
-  command.add_flag("--each-batch", options.each_batch, "with --json: the seconds of each batch, too");
+  command.add_flag("--each-batch", options.each_batch, "with --json: the seconds and the lines of each batch, too");
   command.add_option("--seed", options.seed, "decides tokens, and which lengths are drawn")->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
@@ -98,7 +98,10 @@ Json to_json(const OfflineFlags& options, const std::vector<Measured>& all) {
               {"tokens_per_second", static_cast<double>(one.last.prompt_tokens) / prefill},
               {"first_token_seconds", median(one.last.batch_seconds)},
               {"equal", one.last.tokens == all.front().last.tokens}};
-    if (options.each_batch) json["batch_seconds"] = one.last.batch_seconds;
+    if (options.each_batch) {
+      json["batch_seconds"] = one.last.batch_seconds;
+      json["batch_lines"] = one.last.batch_lines;
+    }
     list.push_back(std::move(json));
   }
   return {

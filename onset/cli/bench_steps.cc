@@ -94,6 +94,7 @@ Status print_fit(const StepsOptions& options, const StepBenchmark& benchmark) {
   for (const StepWeights::Bend& bend : weights.bends)
     add(fmt::format("each token beyond {:.0f}, more", bend.row_layers / layers), layers * bend.seconds);
   add("1,000 tokens behind a prompt's token", 1000 * layers * weights.per_prefill_slot);
+  add("1,000 tokens behind a piece of a prompt", 1000 * layers * weights.per_prefill_key);
   add("1,000 tokens behind an answer", 1000 * layers * weights.per_decode_slot);
   add("each token that is drawn", weights.per_output_row);
   std::string budgets;

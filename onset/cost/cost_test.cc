@@ -58,6 +58,7 @@ std::vector<StepSample> samples_of(const StepWeights& truth, int count, double n
                                 .decode_row_layers = answers * 30,
                                 .prefill_slots = rows * context * 30,
                                 .decode_slots = answers * static_cast<int64_t>(random() % 4000) * 30,
+                                .prefill_keys = context * 30,
                                 .output_rows = answers + static_cast<int64_t>(random() % 3)}};
     sample.seconds = cost.seconds(sample.shape) * (1 + noise * normal(random));
     samples.push_back(sample);
@@ -73,12 +74,14 @@ TEST(StepFit, FindsTheWeightsThatMadeTheTimes) {
                           .per_decode_row_layer = 3e-6,
                           .per_prefill_slot = 1e-9,
                           .per_decode_slot = 4e-9,
+                          .per_prefill_key = 2e-8,
                           .per_output_row = 1e-4,
                           .bends = {{64 * 30.0, 3e-6}}};
   const auto fit = fit_step_cost(samples_of(truth, 300, 0, 1), bends);
   ASSERT_TRUE(fit.ok()) << fit.status().message();
   EXPECT_NEAR(fit->weights.per_step, 5e-3, 1e-6);
   EXPECT_NEAR(fit->weights.per_decode_slot, 4e-9, 1e-12);
+  EXPECT_NEAR(fit->weights.per_prefill_key, 2e-8, 1e-11);
   EXPECT_LT(fit->mean_error, 1e-6);
   EXPECT_NEAR(fit->ratio_99, 1, 1e-6);
 
@@ -100,7 +103,7 @@ TEST(StepFit, NeverSaysThatMoreWorkCostsLess) {
 
 TEST(StepFit, BadSamplesSaySo) {
   std::vector<StepSample> samples(3, StepSample{.shape = {}, .seconds = 1});
-  EXPECT_EQ(fit_step_cost(samples, bends).status().message(), "3 measured steps are too few for 8 weights");
+  EXPECT_EQ(fit_step_cost(samples, bends).status().message(), "3 measured steps are too few for 9 weights");
   samples.resize(20, StepSample{.shape = {}, .seconds = 0});
   EXPECT_EQ(fit_step_cost(samples, bends).status().message(), "a measured step took 0 seconds, expected more than 0");
 }

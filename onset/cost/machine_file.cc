@@ -48,6 +48,7 @@ class Fields {
     if (!field->is_array()) return wrong(name, "a list");
     return field;
   }
+  bool has(const char* name) const { return object_.contains(name); }
   Result<const Json*> find(const char* name) const {
     const auto found = object_.find(name);
     if (found == object_.end()) return error(Code::invalid_argument, "{}.{} is missing", where_, name);
@@ -85,6 +86,8 @@ Status read_weights(const Fields& weights, StepWeights& into) {
   ONSET_TRY(weights.number("per_decode_row_layer", 0, into.per_decode_row_layer));
   ONSET_TRY(weights.number("per_prefill_slot", 0, into.per_prefill_slot));
   ONSET_TRY(weights.number("per_decode_slot", 0, into.per_decode_slot));
+  // Files of before this was measured lack it.
+  if (weights.has("per_prefill_key")) ONSET_TRY(weights.number("per_prefill_key", 0, into.per_prefill_key));
   ONSET_TRY(weights.number("per_output_row", 0, into.per_output_row));
   return read_bends(weights, into.bends);
 }
@@ -118,6 +121,7 @@ Json weights_object(const StepWeights& weights) {
           {"per_decode_row_layer", weights.per_decode_row_layer},
           {"per_prefill_slot", weights.per_prefill_slot},
           {"per_decode_slot", weights.per_decode_slot},
+          {"per_prefill_key", weights.per_prefill_key},
           {"per_output_row", weights.per_output_row},
           {"bends", bends}};
 }

@@ -13,6 +13,7 @@ struct StepShape {
   int64_t decode_row_layers = 0;   // rows that continue an answer, likewise
   int64_t prefill_slots = 0;       // sum over prompt rows and layers of the keys they see
   int64_t decode_slots = 0;        // the same of rows that continue an answer
+  int64_t prefill_keys = 0;        // sum over pieces of prompts and layers of the keys before the piece: read however few its rows are
   int64_t output_rows = 0;         // rows through the head
 };
 
@@ -36,6 +37,7 @@ struct StepWeights {
   double per_decode_row_layer = 0;
   double per_prefill_slot = 0;
   double per_decode_slot = 0;
+  double per_prefill_key = 0;
   double per_output_row = 0;
   std::vector<Bend> bends = {};
 };

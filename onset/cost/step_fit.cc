@@ -10,7 +10,7 @@ namespace {
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 using Vector = Eigen::VectorXd;
 
-constexpr int64_t plain_weights = 6;  // per step, prefill and decode rows, prefill and decode slots, output rows
+constexpr int64_t plain_weights = 7;  // per step, prefill and decode rows, prefill and decode slots, prefill keys, output rows
 
 std::vector<double> features_of(const StepShape& shape, std::span<const double> bends) {
   std::vector<double> features = {1.0,
@@ -18,6 +18,7 @@ std::vector<double> features_of(const StepShape& shape, std::span<const double> 
                                   static_cast<double>(shape.decode_row_layers),
                                   static_cast<double>(shape.prefill_slots),
                                   static_cast<double>(shape.decode_slots),
+                                  static_cast<double>(shape.prefill_keys),
                                   static_cast<double>(shape.output_rows)};
   const auto rows = static_cast<double>(shape.prefill_row_layers + shape.decode_row_layers);
   for (const double bend : bends) features.push_back(std::max(0.0, rows - bend));
@@ -98,7 +99,8 @@ Result<StepFit> fit_step_cost(std::span<const StepSample> samples, std::span<con
                       .per_decode_row_layer = x[2],
                       .per_prefill_slot = x[3],
                       .per_decode_slot = x[4],
-                      .per_output_row = x[5]};
+                      .per_prefill_key = x[5],
+                      .per_output_row = x[6]};
   for (size_t i = 0; i < bends.size(); ++i) {
     if (x[plain_weights + i] > 0) weights.bends.push_back({bends[i], x[plain_weights + i]});
   }

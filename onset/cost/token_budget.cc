@@ -13,6 +13,7 @@ StepShape shape_of(const BudgetQuestion& question, int32_t tokens) {
           .decode_row_layers = answers * layers,
           .prefill_slots = (rows * context + rows * (rows + 1) / 2) * layers,
           .decode_slots = answers * (context + 1) * layers,
+          .prefill_keys = rows > 0 ? context * layers : 0,
           .output_rows = answers + (rows > 0 ? 1 : 0)};
 }
 

@@ -107,6 +107,7 @@ class OfflineRunner {
     const double seconds = seconds_since(began);
     result_.prefill_seconds += seconds;
     result_.batch_seconds.push_back(seconds);
+    result_.batch_lines.push_back(static_cast<int64_t>(batch.lines.size()));
     const auto read = Clock::now();
     for (int32_t i = 1; i < options_.new_tokens; ++i) ONSET_TRY(next_tokens(prompts));
     result_.seconds += seconds_since(read);

@@ -37,6 +37,7 @@ struct OfflineRun {
   int64_t most_rows = 0;      // of a batch
   int64_t batches = 0, lines = 0;
   std::vector<double> batch_seconds;  // reading each batch: what its prompts wait for their first tokens
+  std::vector<int64_t> batch_lines;   // of each batch
 };
 
 // Rows of padding are computed like any other row: through every layer; in padded batches attention too. Logits are computed of each

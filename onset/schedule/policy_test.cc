@@ -53,6 +53,7 @@ TEST(SchedulePolicies, CountAttendedSlots) {
   const StepShape shape = span_shape({.first_token = 10, .count = 3, .layer_begin = 1, .layer_end = 3});
   EXPECT_EQ(shape.prefill_row_layers, 6);
   EXPECT_EQ(shape.prefill_slots, (11 + 12 + 13) * 2);
+  EXPECT_EQ(shape.prefill_keys, 10 * 2);
   const StepShape both = step_shape({.spans = {{.first_token = 10, .count = 3, .layer_end = 2},
                                                {.first_token = 7, .count = 1, .layer_end = 2, .wants_logits = true, .answer = true}}});
   EXPECT_EQ(both.prefill_row_layers, 6);

@@ -11,6 +11,7 @@ StepShape sum(const StepShape& a, const StepShape& b) {
           .decode_row_layers = a.decode_row_layers + b.decode_row_layers,
           .prefill_slots = a.prefill_slots + b.prefill_slots,
           .decode_slots = a.decode_slots + b.decode_slots,
+          .prefill_keys = a.prefill_keys + b.prefill_keys,
           .output_rows = a.output_rows + b.output_rows};
 }
 
@@ -53,6 +54,7 @@ StepShape span_shape(const Span& span) {
   (span.answer ? shape.decode_row_layers : shape.prefill_row_layers) = count * layers;
   // Row i sees itself and the first_token + i rows before it.
   (span.answer ? shape.decode_slots : shape.prefill_slots) = (count * span.first_token + count * (count + 1) / 2) * layers;
+  if (!span.answer) shape.prefill_keys = int64_t{span.first_token} * layers;
   shape.output_rows = span.wants_logits ? 1 : 0;
   return shape;
 }
