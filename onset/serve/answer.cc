@@ -75,8 +75,8 @@ std::string completion_logprobs(const AnswerForm& form, const std::vector<Sample
     const std::string name = replace_ill_formed(form.tokenizer->piece(token.token));
     offsets += fmt::format("{}{}", comma, offset);
     logprobs += fmt::format("{}{}", comma, finite(token.logprob));
-    names += comma + json_text(name);
-    alternatives += comma + alternatives_object(*form.tokenizer, token);
+    names.append(comma).append(json_text(name));
+    alternatives.append(comma).append(alternatives_object(*form.tokenizer, token));
     offset += characters(name);
   }
   return fmt::format("{{\"text_offset\":[{}],\"token_logprobs\":[{}],\"tokens\":[{}],\"top_logprobs\":[{}]}}", offsets, logprobs, names,
