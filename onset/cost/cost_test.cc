@@ -101,6 +101,16 @@ TEST(StepFit, NeverSaysThatMoreWorkCostsLess) {
   EXPECT_GT(weights.per_step, 5e-3);
 }
 
+TEST(StepFit, StepsThatWereInterruptedChangeLittle) {
+  const StepWeights truth{.per_step = 5e-3, .per_prefill_row_layer = 2e-6, .per_prefill_slot = 1e-9};
+  std::vector<StepSample> samples = samples_of(truth, 300, 0.02, 3);
+  for (size_t i = 0; i < samples.size(); i += 10) samples[i].seconds *= 4;
+  const auto fit = fit_step_cost(samples, bends);
+  ASSERT_TRUE(fit.ok()) << fit.status().message();
+  const LinearStepCost expected(truth), found(fit->weights);
+  for (const StepSample& sample : samples) EXPECT_NEAR(found.seconds(sample.shape) / expected.seconds(sample.shape), 1, 0.05);
+}
+
 TEST(StepFit, BadSamplesSaySo) {
   std::vector<StepSample> samples(3, StepSample{.shape = {}, .seconds = 1});
   EXPECT_EQ(fit_step_cost(samples, bends).status().message(), "3 measured steps are too few for 9 weights");

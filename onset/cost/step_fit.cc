@@ -93,7 +93,20 @@ Result<StepFit> fit_step_cost(std::span<const StepSample> samples, std::span<con
     for (const double feature : features_of(sample.shape, bends)) a.push_back(feature / sample.seconds);
     b.push_back(1.0);
   }
-  const std::vector<double> x = non_negative_least_squares(a, b, columns);
+  // A step that something interrupted says little about steps: beyond an error of a twentieth, errors count by their size and no
+  // longer by their square (Huber's estimate, by weighted least squares).
+  std::vector<double> x = non_negative_least_squares(a, b, columns);
+  for (int round = 0; round < 10; ++round) {
+    std::vector<double> weighted_a(a), weighted_b(b);
+    for (size_t i = 0; i < b.size(); ++i) {
+      double error_of = -b[i];
+      for (int64_t c = 0; c < columns; ++c) error_of += a[i * columns + c] * x[c];
+      const double weight = std::sqrt(std::min(1.0, 0.05 / std::max(1e-12, std::abs(error_of))));
+      for (int64_t c = 0; c < columns; ++c) weighted_a[i * columns + c] *= weight;
+      weighted_b[i] *= weight;
+    }
+    x = non_negative_least_squares(weighted_a, weighted_b, columns);
+  }
   StepWeights weights{.per_step = x[0],
                       .per_prefill_row_layer = x[1],
                       .per_decode_row_layer = x[2],
