@@ -1,10 +1,14 @@
-"""SmolLM2: prefill and decode beside the peers, all formats, one interleaved run; and the share of the int8 peak."""
+"""SmolLM2: prefill and decode beside the peers, all formats, one interleaved run; and the share of the int8 peak.
+
+Prompts of 8,192 tokens take some peers half a minute each: engine_fast_8192.py measures those in a run of their own.
+"""
 
 import statistics
 
 import common
 import peers
 
+PROMPTS = (512, 2048)
 LINEAR_WEIGHTS = 106.2e6  # of SmolLM2's 30 layers (../shared/kernels.md): each is one multiply and one add for each token
 
 
@@ -15,14 +19,14 @@ def main():
             claims.finish()
         model = common.model(common.SMOLLM2)
         peak = common.onset_json("bench", "machine", "--json", "--threads", 2)["int8"]
-        report = peers.compare("--model", model, "--formats", "--repeat", 5, timeout=2 * 3600)
+        report = peers.compare("--model", model, "--formats", "--repeat", 5, "--prompt", ",".join(map(str, PROMPTS)), timeout=2 * 3600)
         peers.check_quiet(report)
         mine, right = peers.engines(report)
-        for tokens in peers.PROMPTS:
+        for tokens in PROMPTS:
             peers.ratio(claims, f"engine.fast.smollm2.prefill.{tokens}", mine, right, lambda e, n=tokens: e.prefill(n))
             share = statistics.median(mine.prefill(tokens)) * 2 * LINEAR_WEIGHTS / peak
             print(f"linear layers at {tokens} tokens: {100 * share:.0f} % of the measured int8 peak ({peak / 1e12:.2f} Tops)")
-        peers.write_readme(report, "SmolLM2-135M-Instruct")
+        peers.write_readme(report, "SmolLM2-135M-Instruct", PROMPTS)
         peers.ratio(claims, "engine.fast.smollm2.decode", mine, peers.only(right, "ik_llama.cpp"), lambda e: e.decode())
     claims.finish()
 

@@ -72,11 +72,11 @@ def check_quiet(report, worst=0.05):
     print(f"CPU of others, worst: {100 * others:.0f} %{' (noisy: measure again)' if others > worst else ''}")
 
 
-def write_readme(report, model):
-    """Puts the table of speeds into README.md, between the two comments that mark its place."""
+def write_readme(report, model, prompts):
+    """Puts the table of speeds at these lengths into README.md, between the two comments that mark its place."""
     mine, right = engines(report)
     right.sort(key=lambda engine: engine.name)
-    rows = [(f"prefill {tokens}", lambda e, n=tokens: e.prefill(n)) for tokens in PROMPTS] + [("decode 64", lambda e: e.decode())]
+    rows = [(f"prefill {tokens}", lambda e, n=tokens: e.prefill(n)) for tokens in prompts] + [("decode 64", lambda e: e.decode())]
     rounds = len(mine.runs)
     lines = [f"Prefill and decode in tokens/s beside three other engines: {model}, 2 threads on {processor()}, medians of {rounds} interleaved",
              "rounds. Only engines and formats whose perplexity is right are shown; those with a format in their name have the model in it,",
