@@ -18,7 +18,8 @@ def main():
         if not claims.long:
             claims.finish()
         model = common.model(common.SMOLLM2)
-        peak = common.onset_json("bench", "machine", "--json", "--threads", 2)["int8"]
+        # A peak is the best of several: whoever else runs for a moment can only lower it.
+        peak = max(common.onset_json("bench", "machine", "--json", "--threads", 2)["int8"] for _ in range(5))
         report = peers.compare("--model", model, "--formats", "--repeat", 5, "--prompt", ",".join(map(str, PROMPTS)), timeout=2 * 3600)
         peers.check_quiet(report)
         mine, right = peers.engines(report)

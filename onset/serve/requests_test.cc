@@ -14,20 +14,22 @@ ApiError refusal(Parse parse, const std::string& text) {
   return parsed.ok() ? ApiError{} : parsed.error();
 }
 
-CompletionRequest completion(const std::string& text) {
+// What a body that is right says.
+template <typename Request>
+Request accepted(Checked<Request> (*parse)(const Json&), const std::string& text) {
   const Checked<Json> body = parse_body(text);
   EXPECT_TRUE(body.ok()) << body.error().message;
-  auto parsed = parse_completion(*body);
+  Checked<Request> parsed = parse(*body);
   EXPECT_TRUE(parsed.ok()) << parsed.error().message;
-  return parsed.ok() ? *std::move(parsed) : CompletionRequest{};
+  return parsed.ok() ? *std::move(parsed) : Request{};
+}
+
+CompletionRequest completion(const std::string& text) {
+  return accepted(parse_completion, text);
 }
 
 ChatRequest chat(const std::string& text) {
-  const Checked<Json> body = parse_body(text);
-  EXPECT_TRUE(body.ok()) << body.error().message;
-  auto parsed = parse_chat(*body);
-  EXPECT_TRUE(parsed.ok()) << parsed.error().message;
-  return parsed.ok() ? *std::move(parsed) : ChatRequest{};
+  return accepted(parse_chat, text);
 }
 
 TEST(Requests, DefaultsAreOpenAis) {

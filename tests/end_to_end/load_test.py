@@ -10,7 +10,7 @@ import harness
 from serve_client import Server, certificate
 
 
-class Stub(http.server.ThreadingHTTPServer):
+class PacedServer(http.server.ThreadingHTTPServer):
     """An OpenAI-compatible server that answers at a set pace; slower the more requests run at once."""
 
     daemon_threads = True
@@ -42,21 +42,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def do_POST(self):
-        stub = self.server
+        paced = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with stub.lock:
-            number = len(stub.bodies)
-            stub.bodies.append((self.path, body))
-            stub.headers.append(dict(self.headers))
-            stub.running += 1
+        with paced.lock:
+            number = len(paced.bodies)
+            paced.bodies.append((self.path, body))
+            paced.headers.append(dict(self.headers))
+            paced.running += 1
         try:
-            self.answer(stub, body, number)
+            self.answer(paced, body, number)
         finally:
-            with stub.lock:
-                stub.running -= 1
+            with paced.lock:
+                paced.running -= 1
 
-    def answer(self, stub, body, number):
-        if stub.fail and stub.fail(number):
+    def answer(self, paced, body, number):
+        if paced.fail and paced.fail(number):
             data = json.dumps({"error": {"message": "the queue is full", "type": "overloaded"}}).encode()
             self.send_response(429)
             self.send_header("Content-Length", str(len(data)))
@@ -67,10 +67,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        time.sleep(stub.first)
+        time.sleep(paced.first)
         for i in range(body["max_tokens"]):
             if i:
-                time.sleep(stub.between + stub.per_request * (stub.running - 1))
+                time.sleep(paced.between + paced.per_request * (paced.running - 1))
             last = i == body["max_tokens"] - 1
             self.chunk("data: " + json.dumps({"choices": [{"text": f" {i}", "finish_reason": "length" if last else None}]}) + "\n\n")
         prompt = body["prompt"] if isinstance(body["prompt"], list) else body["prompt"].split()
@@ -80,48 +80,48 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Load(harness.Test):
-    def stub(self, **options):
-        stub = Stub(**options)
-        self.addCleanup(stub.server_close)
-        self.addCleanup(stub.shutdown)
-        return stub
+    def paced(self, **options):
+        paced = PacedServer(**options)
+        self.addCleanup(paced.server_close)
+        self.addCleanup(paced.shutdown)
+        return paced
 
     def test_requests_are_what_was_asked_for_and_their_tokens_are_counted(self):
-        stub = self.stub()
+        paced = self.paced()
         (self.folder / "key").write_text("secret\n")
-        done = self.onset_json("load", "--url", stub.url, "--model", "m", "--prompt-tokens", 30, "--output-tokens", 5, "-n", 8, "--rate", 50,
+        done = self.onset_json("load", "--url", paced.url, "--model", "m", "--prompt-tokens", 30, "--output-tokens", 5, "-n", 8, "--rate", 50,
                                "--ban-token", 2, "--key-file", "key", "--ttft", "10s", "--tbt", "5s", "--json")
         self.assertEqual((done["requests"], done["failed"], done["within_limits"]), (8, 0, 8))
         self.assertEqual((done["prompt_tokens"], done["output_tokens"]), (240, 40))
         self.assertGreaterEqual(done["first_token_seconds"]["p50"], 0.02)
         self.assertGreaterEqual(done["between_tokens_seconds"]["p50"], 0.009)
-        self.assertEqual(len(stub.bodies), 8)
-        path, body = stub.bodies[0]
+        self.assertEqual(len(paced.bodies), 8)
+        path, body = paced.bodies[0]
         self.assertEqual(path, "/v1/completions")
         self.assertEqual((body["model"], body["max_tokens"], body["stream"], body["logit_bias"]), ("m", 5, True, {"2": -100}))
         self.assertTrue(all(1000 <= token <= 9999 for token in body["prompt"]))
-        self.assertEqual(stub.headers[0]["Authorization"], "Bearer secret")
-        self.assertNotEqual(stub.bodies[1][1]["prompt"], body["prompt"])
+        self.assertEqual(paced.headers[0]["Authorization"], "Bearer secret")
+        self.assertNotEqual(paced.bodies[1][1]["prompt"], body["prompt"])
 
     def test_traces_are_replayed_the_same_for_one_seed(self):
         (self.folder / "trace.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n" +
                                                "".join(f"{i / 10},{4 * i + 4},{i % 5 + 1}\n" for i in range(60)))
         lengths = []
         for seed in (1, 1, 2):
-            stub = self.stub(first=0, between=0)
-            self.onset("load", "--url", stub.url, "--trace", "trace.csv", "-n", 20, "--rate", 200, "--divide-lengths", 2, "--seed", seed)
-            lengths.append(sorted((len(body["prompt"]), body["max_tokens"]) for _, body in stub.bodies))
+            paced = self.paced(first=0, between=0)
+            self.onset("load", "--url", paced.url, "--trace", "trace.csv", "-n", 20, "--rate", 200, "--divide-lengths", 2, "--seed", seed)
+            lengths.append(sorted((len(body["prompt"]), body["max_tokens"]) for _, body in paced.bodies))
         self.assertEqual(lengths[0], lengths[1])
         self.assertNotEqual(lengths[0], lengths[2])
-        stub = self.stub(first=0, between=0)
+        paced = self.paced(first=0, between=0)
         began = time.monotonic()
-        self.onset("load", "--url", stub.url, "--trace", "trace.csv", "-n", 11, "--trace-arrivals", "--speed", 2, "--words")
+        self.onset("load", "--url", paced.url, "--trace", "trace.csv", "-n", 11, "--trace-arrivals", "--speed", 2, "--words")
         self.assertGreaterEqual(time.monotonic() - began, 0.5)
-        self.assertEqual([len(body["prompt"].split()) for _, body in stub.bodies][0], 4)
+        self.assertEqual([len(body["prompt"].split()) for _, body in paced.bodies][0], 4)
 
     def test_the_table_and_the_picture(self):
-        stub = self.stub()
-        done = self.onset("load", "--url", stub.url, "-n", 4, "--rate", 20, "--output-tokens", 4, "--prompt-tokens", 8, "--svg", "load.svg")
+        paced = self.paced()
+        done = self.onset("load", "--url", paced.url, "-n", 4, "--rate", 20, "--output-tokens", 4, "--prompt-tokens", 8, "--svg", "load.svg")
         self.assertRegex(done.stdout, r"(?m)^milliseconds +P50 +P90 +P99 +mean +most$")
         self.assertRegex(done.stdout, r"(?m)^time between tokens +[\d.]+")
         self.assertRegex(done.stdout, r"4 requests in [\d.]+ s, 0 failed")
@@ -129,8 +129,8 @@ class Load(harness.Test):
 
     def test_the_capacity_is_found(self):
         # 5 tokens of 40 ms and 30 ms more for each other request: a limit of 200 ms leaves room for six at once.
-        stub = self.stub(first=0.0, between=0.04, per_request=0.03)
-        done = self.onset_json("load", "--url", stub.url, "-n", 24, "--rate", 2, "--prompt-tokens", 8, "--output-tokens", 5, "--capacity", "--tbt", "200ms",
+        paced = self.paced(first=0.0, between=0.04, per_request=0.03)
+        done = self.onset_json("load", "--url", paced.url, "-n", 24, "--rate", 2, "--prompt-tokens", 8, "--output-tokens", 5, "--capacity", "--tbt", "200ms",
                                "--precision", 0.3, "--json", "--svg", "capacity.svg")
         met = [probe["rate"] for probe in done["probes"] if probe["meets_limits"]]
         missed = [probe["rate"] for probe in done["probes"] if not probe["meets_limits"]]
@@ -141,12 +141,12 @@ class Load(harness.Test):
         self.assertIn("capacity", (self.folder / "capacity.svg").read_text())
 
     def test_failures_are_told(self):
-        stub = self.stub(fail=lambda number: number % 2 == 0)
-        done = self.onset("load", "--url", stub.url, "-n", 6, "--rate", 100, "--output-tokens", 2, "--json")
+        paced = self.paced(fail=lambda number: number % 2 == 0)
+        done = self.onset("load", "--url", paced.url, "-n", 6, "--rate", 100, "--output-tokens", 2, "--json")
         self.assertEqual(json.loads(done.stdout)["failed"], 3)
         self.assertEqual(done.stderr, "onset: 3 of 6 requests failed; the first one: status 429: the queue is full\n")
-        stub = self.stub(fail=lambda number: True)
-        done = self.onset("load", "--url", stub.url, "-n", 2, "--rate", 100, status=1)
+        paced = self.paced(fail=lambda number: True)
+        done = self.onset("load", "--url", paced.url, "-n", 2, "--rate", 100, status=1)
         self.assertEqual(done.stderr, "onset: every request failed; the first one: status 429: the queue is full\n")
         done = self.onset("load", "--url", "http://127.0.0.1:1", "-n", 1, status=1)
         self.assertEqual(done.stderr, "onset: every request failed; the first one: 127.0.0.1:1: Connection refused\n")
@@ -164,11 +164,11 @@ class Load(harness.Test):
             self.assertEqual(self.onset("load", "-n", 1, *options, status=1).stderr, f"onset: {sentence}\n")
 
     def test_the_shared_traces_are_read(self):
-        stub = self.stub(first=0, between=0)
+        paced = self.paced(first=0, between=0)
         names = {path.name for path in harness.shared("data/traces").iterdir()}
         self.assertGreaterEqual(len(names), 7)
         for name in sorted(names):
-            done = self.onset_json("load", "--url", stub.url, "--trace", pathlib.Path(harness.shared("data/traces")) / name, "-n", 5, "--rate", 100,
+            done = self.onset_json("load", "--url", paced.url, "--trace", pathlib.Path(harness.shared("data/traces")) / name, "-n", 5, "--rate", 100,
                                    "--divide-lengths", 50, "--json")
             self.assertEqual((done["requests"], done["failed"]), (5, 0), name)
 
