@@ -154,7 +154,7 @@ Status JsonSchemaCompiler::finish() {
 // --- values
 // -------------------------------------------------------------------------------------------------------
 
-Place JsonSchemaCompiler::space(AutomatonDraft& draft, Place from) {
+Place JsonSchemaCompiler::space(AutomatonDraft& draft, Place from, CountMark mark) {
   if (!blanks_rule_) {
     blanks_rule_ = builder_.add_rule("white space");
     AutomatonDraft blanks;
@@ -171,8 +171,8 @@ Place JsonSchemaCompiler::space(AutomatonDraft& draft, Place from) {
   }
   const Place to = draft.add(), line = draft.add();
   draft.skip(from, to);
-  draft.edge(from, ' ', ' ', to);
-  draft.edge(from, '\n', '\n', line);
+  draft.edge(from, ' ', ' ', to, mark);
+  draft.edge(from, '\n', '\n', line, mark);
   draft.skip(line, to);
   draft.call(line, *blanks_rule_, to);
   return to;

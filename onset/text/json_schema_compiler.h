@@ -29,7 +29,7 @@ class JsonSchemaCompiler {
   Place any_value(AutomatonDraft& draft, Place from);
   Place any_object(AutomatonDraft& draft, Place from);
   // White space where JSON is allowed to have some.
-  Place space(AutomatonDraft& draft, Place from);
+  Place space(AutomatonDraft& draft, Place from, CountMark mark = CountMark::none);
   // Compiles what was referred to. Call it last.
   Status finish();
 

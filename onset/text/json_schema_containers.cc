@@ -63,7 +63,8 @@ Result<Place> JsonSchemaCompiler::array_items(AutomatonDraft& draft, Place from,
   const Place begin = space(draft, draft.literal(from, "[")), end = draft.add();
   if (bounds.least == 0) draft.edge(begin, ']', ']', end);
   if (bounds.most == 0) return end;
-  const auto close = [&](Place after) { draft.edge(space(draft, after), ']', ']', end, closes); };
+  // Space before the bracket only where the bracket may come: behind it there is nothing else.
+  const auto close = [&](Place after) { draft.edge(space(draft, after, closes), ']', ']', end, closes); };
   const auto comma = [&](Place after) {
     const Place behind = draft.add();
     draft.edge(after, ',', ',', behind, adds);

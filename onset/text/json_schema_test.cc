@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <random>
 
 namespace onset {
 namespace {
@@ -155,6 +156,46 @@ TEST(JsonSchema, ConstantsAndAlternatives) {
   expect(tagged, {R"({"kind":"cat","lives":9})", R"({"kind":"cow"})", R"({"kind": "dog", "name": "x"})"},
          {R"({"kind":"cat"})", R"({"kind":"dog","lives":9})"});
   expect(R"({"allOf": [{"type": "null"}]})", {"null"}, {"1"});
+}
+
+// Whatever an answer begins with, as long as each byte was allowed, it can go on or end.
+TEST(JsonSchema, NoBeginningIsADeadEnd) {
+  std::mt19937 random(3);
+  for (
+      const char* schema :
+      {R"({"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 3, "maxItems": 3})",
+       R"({"type": "array", "prefixItems": [{"type": "number"}, {"type": "number"}], "items": false, "minItems": 2})",
+       R"({"type": "array", "items": {"type": "array", "items": {"type": "boolean"}, "minItems": 2}, "minItems": 2, "maxItems": 4})",
+       R"({"type": "object", "properties": {"a": {"type": "string", "minLength": 3, "maxLength": 5}, "b": {"type": "integer", "minimum": 7,
+            "maximum": 131}, "c": {"enum": [1, 10, "x"]}}, "required": ["b"], "additionalProperties": false})",
+       R"({"type": "object", "properties": {"when": {"type": "string", "format": "date-time"}, "who": {"type": "string", "format": "email"},
+            "id": {"type": "string", "format": "uuid"}}, "required": ["when", "who", "id"]})",
+       R"({"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"})",
+       R"({"type": "number", "minimum": -2.5, "exclusiveMaximum": 0.75})",
+       R"({"type": "integer", "multipleOf": 5, "minimum": 5, "maximum": 500})",
+       R"({"anyOf": [{"type": "array", "items": {"type": "null"}, "minItems": 1}, {"type": "object"}, {"const": [1, 2]}]})"}) {
+    const auto grammar = std::make_shared<const Grammar>(compiled(schema));
+    for (int walk = 0; walk < 60; ++walk) {
+      GrammarRun run(grammar);
+      std::string text;
+      for (int step = 0; step < 150; ++step) {
+        std::string open, blank;
+        for (int byte = 0; byte < 256; ++byte) {
+          const char next = static_cast<char>(byte);
+          GrammarRun tried = run;
+          if (!tried.accept({&next, 1})) continue;
+          (next == ' ' || next == '\n' || next == '\t' ? blank : open) += next;
+        }
+        ASSERT_TRUE(run.may_end() || !open.empty() || !blank.empty()) << schema << " cannot go on after " << text;
+        // Blanks most of the time: where they are allowed they say least about what comes.
+        const std::string& from = open.empty() || (!blank.empty() && random() % 4 != 0) ? blank : open;
+        if (from.empty()) break;
+        const char next = from[random() % from.size()];
+        text += next;
+        ASSERT_TRUE(run.accept({&next, 1}));
+      }
+    }
+  }
 }
 
 TEST(JsonSchema, References) {
