@@ -88,7 +88,8 @@ def onset_server(model, *options):
     """`onset serve`, with requests under the name "model"."""
     if "serve" not in common.onset("--help").out:
         raise common.Skip("this build has no onset serve")
-    return running([common.onset_program(), "serve", "--model", f"model={model}", "--threads", THREADS, "--port", 0, *options],
+    # Prompts that a search sends again and again must be read each time.
+    return running([common.onset_program(), "serve", "--model", f"model={model}", "--threads", THREADS, "--port", 0, "--no-prefix-cache", *options],
                    r"listening at (http://\S+)")
 
 

@@ -22,6 +22,8 @@ void declare(CLI::App& command, ServeFlags& flags) {
   options.port = 8080;
   command.add_option("--port", options.port, "0: the system chooses one")->capture_default_str();
   command.add_option("--api-keys", options.api_keys, "a file with one key on each line; without it everybody may ask");
+  command.add_flag("--share-prefixes", options.share_prefixes,
+                   "prompts of different keys share the prefix cache; their users can then tell what others have asked");
   command.add_option("--tls-certificate", options.certificate, "certificate chain (PEM); with it the server speaks https");
   command.add_option("--tls-key", options.key, "its private key (PEM)");
   command.add_option("--cors", options.cors_origins, "an origin whose pages may ask, or *; may be repeated (default: none)")

@@ -57,6 +57,9 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
       ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str()
       ->group(group);
+  command
+      .add_flag("--no-prefix-cache", flags.no_prefix_cache, "compute every prompt, even where an earlier one began with the same tokens")
+      ->group(group);
   command.add_flag("--no-cache", flags.engine.no_cache, "do not keep packed weights for the next start")->group(group);
 }
 
@@ -91,6 +94,7 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
       .scheduling = {.token_budget = flags.engine.budget, .preemption = flags.swap ? PreemptionKind::swap : PreemptionKind::recompute},
       .most_running = flags.most_running,
       .packed_cache = !flags.engine.no_cache,
+      .prefix_cache = !flags.no_prefix_cache,
       .progress = [&bar](double share) { bar.update(share); },
       .tbt_seconds = tbt_seconds};
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));

@@ -14,6 +14,7 @@ struct ServedModels {
   std::vector<std::string> models;  // NAME=MODEL or MODEL
   bool swap = false;                // preempted requests write their pages to a file
   int64_t pool_tokens = 65536;
+  bool no_prefix_cache = false;
   int32_t most_running = 256;
 };
 void add_served_models(CLI::App& command, ServedModels& flags);

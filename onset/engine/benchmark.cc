@@ -29,7 +29,7 @@ Result<Times> run_request(Engine& engine, std::vector<int32_t> prompt, int32_t n
   Times times;
   Status status;
   const auto begin = Clock::now();
-  Request request{.tokens = std::move(prompt), .most_new_tokens = new_tokens, .ignore_end = true};
+  Request request{.tokens = std::move(prompt), .most_new_tokens = new_tokens, .ignore_end = true, .prefix_cache = false};
   const auto handler = [&](const Event& event) {
     times.last = seconds_between(begin, Clock::now());
     if (event.new_tokens == 1) times.first = times.last;

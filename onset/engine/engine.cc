@@ -160,6 +160,7 @@ Status Engine::State::make_pool() {
   }
   ONSET_ASSIGN(PagePool made_pool, PagePool::create(layout_page_bytes(layout), pages));
   pool.emplace(std::move(made_pool));
+  if (options.prefix_cache) prefixes.emplace(layout, *pool);
   if (options.scheduling.preemption != PreemptionKind::swap) return {};
   std::error_code ignored;
   const std::filesystem::path folder = options.swap_folder.empty() ? std::filesystem::temp_directory_path(ignored) : options.swap_folder;
@@ -260,6 +261,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->pages = pages;
   const Request& asked = running->request;
   running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden;
+  if (asked.attend || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain = false;
+  running->looks_up = state.prefixes && conversation->plain && earlier == 0 && !asked.on_logits && !asked.on_hidden;
   conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());
   conversation->busy = running->id;
   running->conversation = std::move(conversation);
@@ -315,8 +318,9 @@ void Engine::use_cost(std::shared_ptr<const StepCost> cost) {
 EngineStatistics Engine::statistics() const {
   EngineStatistics statistics = state_->counts;
   statistics.pages = state_->pool->pages();
-  statistics.free_pages = state_->pool->free_pages();
-  statistics.reserved_pages = state_->reserved_pages;
+  statistics.cached_pages = state_->prefixes ? state_->prefixes->idle_pages() : 0;
+  statistics.free_pages = state_->pool->free_pages() + statistics.cached_pages;
+  statistics.reserved_pages = state_->taken_pages();
   statistics.page_bytes = state_->pool->page_bytes();
   for (const auto& running : state_->requests) {
     if (running->done) continue;

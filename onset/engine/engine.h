@@ -42,6 +42,7 @@ struct EngineOptions {
   std::filesystem::path swap_folder = {};         // scheduling.preemption = swap: where; empty: the system's folder for such files
   int64_t swap_bytes = int64_t{4} << 30;          // and how much of it at most
   bool packed_cache = true;                       // keep packed weights in the cache folder
+  bool prefix_cache = true;                       // texts that begin as an earlier one did share its pages (kv/prefix_cache.h)
   std::function<void(double)> progress = {};      // share of the weights packed, while loading; from any worker
   std::unique_ptr<SchedulePolicy> schedule = {};  // a policy of the caller's own; null: the one named by `policy`
   std::shared_ptr<const StepCost> cost = {};      // what the schedule asks, if it asks
@@ -71,6 +72,7 @@ struct Event {
   Finish finish = Finish::none;
   Status status;              // why it failed, if it did
   int32_t prompt_tokens = 0;  // of this request: a conversation's earlier tokens are not counted
+  int32_t cached_tokens = 0;  // of these, tokens whose keys and values the prefix cache had
   int32_t new_tokens = 0;
   double first_token_seconds = 0;  // from submit() to the first token, or to the prompt's end if no token is wanted
 };
@@ -87,6 +89,9 @@ struct Request {
   double deadline_seconds = 0;                // from submit(): an answer that is not complete by then ends as expired; 0: none
   std::unique_ptr<AttendPolicy> attend = {};  // null: dense
   std::unique_ptr<SelectPolicy> select = {};  // null: all rows
+  // Whose texts may share pages with this one: pages are found only among requests of the same space (an API key's, say).
+  std::string space = {};
+  bool prefix_cache = true;  // false: every row is computed, and nobody else gets the pages (what is to be timed, say)
   // A conversation whose pages are kept: continues it (the prompt is what comes after what it has read). 0: none.
   int64_t session = 0;
   // Called for each prompt row with its position and logits [vocabulary]; makes the engine compute the head for all of them. Called
@@ -119,6 +124,8 @@ struct EngineStatistics {
   int64_t preempted_to_recompute = 0, preempted_to_file = 0, swap_failures = 0;
   std::string swap_failure;
   int64_t expired = 0;
+  // Prompt tokens that the prefix cache was asked for, and that it had; pages that only it holds (they count as free).
+  int64_t looked_up_tokens = 0, cached_tokens = 0, cached_pages = 0;
   StepReport last;
 };
 

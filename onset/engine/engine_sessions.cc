@@ -52,10 +52,9 @@ Result<int32_t> Engine::truncate_session(int64_t session, int32_t length) {
   if (length < conversation.computed) {
     if (!window_is_kept(conversation.cache, length)) length = 0;
     conversation.cache.truncate(length);
+    if (state_->prefixes) state_->prefixes->cut(conversation.prefix, length / page_tokens * page_tokens);
     conversation.computed = length;
-    const int64_t held = conversation.cache.pages_held();
-    state_->reserved_pages += held - conversation.reserved_pages;
-    conversation.reserved_pages = held;
+    state_->reserve(conversation, conversation.cache.pages_held() - state_->prefix_pages(conversation));
   }
   conversation.tokens.resize(length);
   return length;

@@ -25,13 +25,18 @@ struct Engine::State {
   Status make_pool();
 
   // --- the step ---------------------------------------------------------------------------------------------------
-  ScheduleContext schedule_context() const;
+  ScheduleContext schedule_context();
   Result<std::vector<Work>> take_up(const Step& step);
   Status check_span(const Span& span, const RunningRequest* running) const;
   void preempt(RunningRequest& running, PreemptionKind kind);
   void forget_computed(RunningRequest& running);
   Status admit(RunningRequest& running, int64_t pages);
+  int64_t taken_pages() const { return reserved_pages + (prefixes ? prefixes->pinned_pages() : 0); }
   void reserve(Conversation& conversation, int64_t pages);
+  int64_t prefix_pages(const Conversation& conversation) const;
+  void look_up(RunningRequest& running, int& looks);
+  void attach_prefix(RunningRequest& running);
+  void publish_prefix(RunningRequest& running);
   void expire();
   StepReport report(Step step, double began, double predicted) const;
   void run(std::span<const Work> work);
@@ -52,13 +57,14 @@ struct Engine::State {
   KvType kv_type = KvType::int8;
   CacheLayout layout;
   std::optional<PagePool> pool;
+  std::optional<PrefixCache> prefixes;  // empty: switched off
   std::optional<SwapFile> swap;
   int32_t most_rows = 0;  // of one request in a step
   std::optional<StepBatch> batch;
 
   std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival
   std::map<int64_t, std::shared_ptr<Conversation>> sessions;
-  int64_t reserved_pages = 0;
+  int64_t reserved_pages = 0;  // those of the prefix cache not counted
   RequestId next_id = 1;
   int64_t next_session = 1;
   int pinned = 0;  // requests that end stay in the list while somebody holds pointers: a step, a handler that is running

@@ -5,43 +5,98 @@
 
 namespace onset {
 
-ScheduleContext Engine::State::schedule_context() const {
+ScheduleContext Engine::State::schedule_context() {
   ScheduleContext seen{.layers = layout.layers,
                        .longest = context,
                        .pages = pool->pages(),
-                       .free_pages = pool->pages() - reserved_pages,
+                       .free_pages = pool->pages() - taken_pages(),
                        .pages_of = [this](int64_t tokens) { return pages_of(layout, tokens, most_rows); },
                        .most_running = options.most_running,
                        .cost = options.cost.get(),
                        .most_seconds = options.most_step_seconds};
   seen.requests.reserve(requests.size());
+  int looks = 64;
   for (const auto& running : requests) {
     const Conversation& conversation = *running->conversation;
-    seen.requests.push_back({.id = running->id,
-                             .priority = running->request.priority,
-                             .prompt_tokens = running->prompt_end,
-                             .most_new_tokens = running->most_new_tokens,
-                             .computed = conversation.computed,
-                             .known = running->known(),
-                             .layer = running->layer,
-                             .piece = running->piece,
-                             .admitted = running->admitted,
-                             .swapped = conversation.cache.swapped_out(),
-                             .fixed = running->fixed,
-                             .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
-                             .pages = conversation.reserved_pages});
+    look_up(*running, looks);
+    seen.requests.push_back(
+        {.id = running->id,
+         .priority = running->request.priority,
+         .prompt_tokens = running->prompt_end,
+         .most_new_tokens = running->most_new_tokens,
+         .computed = conversation.computed + running->known_prefix.tokens,
+         .known = running->known(),
+         .layer = running->layer,
+         .piece = running->piece,
+         .admitted = running->admitted,
+         .swapped = conversation.cache.swapped_out(),
+         .fixed = running->fixed,
+         .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
+         .pages = conversation.reserved_pages + (prefixes ? prefixes->own_pages(conversation.prefix) : 0),
+         .shared_pages = running->known_prefix.shared_pages + (prefixes ? prefixes->shared_pages(conversation.prefix) : 0)});
   }
   return seen;
 }
 
+// Pages of its own that a conversation may come to hold.
 void Engine::State::reserve(Conversation& conversation, int64_t pages) {
   reserved_pages += pages - conversation.reserved_pages;
   conversation.reserved_pages = pages;
 }
 
+// Pages that the prefix cache answers for.
+int64_t Engine::State::prefix_pages(const Conversation& conversation) const {
+  return prefixes ? prefixes->own_pages(conversation.prefix) + prefixes->shared_pages(conversation.prefix) : 0;
+}
+
+// What the prefix cache has of a request that waits to begin. `looks`: how many requests may still be looked up in this step; those behind
+// them will hardly begin in it, and if they do their pages are found then.
+void Engine::State::look_up(RunningRequest& running, int& looks) {
+  const bool begins =
+      running.looks_up && !running.admitted && running.conversation->computed == 0 && !running.conversation->cache.swapped_out();
+  if (!begins || --looks < 0) {
+    running.known_prefix = {};
+    running.known_at = 0;
+    return;
+  }
+  if (running.known_at == prefixes->version()) return;
+  running.known_at = prefixes->version();
+  // The last token has to run: what follows it is asked for.
+  const std::span<const int32_t> tokens = running.conversation->tokens;
+  running.known_prefix = prefixes->match(running.request.space, tokens.first(tokens.size() - 1));
+}
+
+// Takes what is known of the request's text, as it begins.
+void Engine::State::attach_prefix(RunningRequest& running) {
+  Conversation& conversation = *running.conversation;
+  if (!running.looks_up || conversation.computed > 0) return;
+  const std::span<const int32_t> tokens = conversation.tokens;
+  conversation.computed = prefixes->attach(running.request.space, tokens.first(tokens.size() - 1), conversation.cache, conversation.prefix);
+  running.known_prefix = {};
+  if (running.new_tokens > 0) return;  // it begins again after its pages were taken away
+  running.cached_tokens = conversation.computed;
+  counts.looked_up_tokens += running.prompt_end;
+  counts.cached_tokens += conversation.computed;
+}
+
+// Gives what has been computed to the prefix cache: others may use it, and it is no longer the conversation's own.
+void Engine::State::publish_prefix(RunningRequest& running) {
+  Conversation& conversation = *running.conversation;
+  if (!prefixes || !conversation.plain) return;
+  const int64_t before = prefix_pages(conversation);
+  const std::span<const int32_t> computed = std::span<const int32_t>(conversation.tokens).first(conversation.computed);
+  if (running.done && running.request.session == 0) {
+    prefixes->publish_all(running.request.space, computed, conversation.cache, conversation.prefix);
+  } else {
+    prefixes->publish(running.request.space, computed, conversation.cache, conversation.prefix);
+  }
+  reserve(conversation, conversation.reserved_pages - (prefix_pages(conversation) - before));
+}
+
 // What was computed is forgotten; what is known stays, and is read again as if it were a prompt.
 void Engine::State::forget_computed(RunningRequest& running) {
   running.conversation->cache.truncate(0);
+  if (prefixes) prefixes->cut(running.conversation->prefix, 0);
   running.conversation->computed = 0;
   running.layer = running.piece = 0;
 }
@@ -57,6 +112,7 @@ void Engine::State::preempt(RunningRequest& running, PreemptionKind kind) {
   }
   if (kind == PreemptionKind::swap && written.ok()) {
     ++counts.preempted_to_file;
+    if (prefixes) prefixes->cut(conversation.prefix, 0);
   } else {
     ++counts.preempted_to_recompute;
     forget_computed(running);
@@ -67,9 +123,15 @@ void Engine::State::preempt(RunningRequest& running, PreemptionKind kind) {
 // Errors: pages that cannot be read back from the swap file; the request has its place then, and is read again.
 Status Engine::State::admit(RunningRequest& running, int64_t pages) {
   Conversation& conversation = *running.conversation;
-  reserve(conversation, std::max(pages, conversation.reserved_pages));
   running.admitted = true;
-  if (!conversation.cache.swapped_out()) return {};
+  if (!conversation.cache.swapped_out()) {
+    const int64_t shared = running.known_prefix.shared_pages;
+    attach_prefix(running);
+    // Of the pages that it asked for, those that nobody else used are the prefix cache's now.
+    reserve(conversation, std::max(pages + shared - prefix_pages(conversation), conversation.reserved_pages));
+    return {};
+  }
+  reserve(conversation, std::max(pages, conversation.reserved_pages));
   const Status read = conversation.cache.swap_in();
   if (!read.ok()) forget_computed(running);
   return read;
@@ -97,29 +159,40 @@ Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
     }
     preempt(*running, gone.kind);
   }
-  std::vector<RunningRequest*> unreadable;
+  std::vector<RunningRequest*> later;  // their turn comes with the next step
   for (const Admission& admission : step.admit) {
     RunningRequest* running = find(admission.id);
     if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", admission.id);
-    if (reserved_pages - running->conversation->reserved_pages + admission.pages > pool->pages()) {
+    const int64_t held = running->conversation->reserved_pages + (prefixes ? prefixes->own_pages(running->conversation->prefix) : 0);
+    if (taken_pages() - held + admission.pages > pool->pages()) {
       return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
     }
+    const int32_t expected = running->conversation->computed + running->known_prefix.tokens;
     if (const Status status = admit(*running, admission.pages); !status.ok()) {
       ++counts.swap_failures;
       counts.swap_failure = status.message() + "; the request's tokens are read again instead";
-      unreadable.push_back(running);
+    }
+    // Pages could not be read back; or somebody who came first needed pages that the prefix cache had a moment ago.
+    if (running->conversation->computed != expected) later.push_back(running);
+    if (taken_pages() > pool->pages()) {
+      // Those with whom it would have shared pages have just given them up: it waits on.
+      running->admitted = false;
+      forget_computed(*running);
+      reserve(*running->conversation, 0);
+      later.push_back(running);
     }
   }
   std::vector<Work> work;
   for (const Span& span : step.spans) {
     RunningRequest* running = find(span.id);
-    if (std::find(unreadable.begin(), unreadable.end(), running) != unreadable.end()) continue;  // its turn comes with the next step
+    if (std::find(later.begin(), later.end(), running) != later.end()) continue;
     ONSET_TRY(check_span(span, running));
     Conversation& conversation = *running->conversation;
-    reserve(conversation, std::max(conversation.reserved_pages, pages_of(layout, span.first_token + span.count, most_rows)));
+    const int64_t pages = pages_of(layout, span.first_token + span.count, most_rows) - prefix_pages(conversation);
+    reserve(conversation, std::max(conversation.reserved_pages, pages));
     work.push_back({span, running});
   }
-  if (reserved_pages > pool->pages()) return error(Code::failed, "it runs more than the {} pages of the pool hold", pool->pages());
+  if (taken_pages() > pool->pages()) return error(Code::failed, "it runs more than the {} pages of the pool hold", pool->pages());
   return work;
 }
 
@@ -155,7 +228,7 @@ StepReport Engine::State::report(Step step, double began, double predicted) cons
     report.prompts += !span.answer;
   }
   for (const auto& running : requests) ++(running->admitted ? report.running : report.waiting);
-  report.free_pages = pool->pages() - reserved_pages;
+  report.free_pages = pool->pages() - taken_pages();
   report.step = std::move(step);
   return report;
 }
@@ -197,7 +270,7 @@ void Engine::State::refuse_first_waiting() {
             error(Code::resource_exhausted,
                   "the request needs {} pages of the key/value pool, {} of {} are free and {} are held by "
                   "{} open sessions",
-                  running.pages, pool->pages() - reserved_pages, pool->pages(), reserved_pages, sessions.size()));
+                  running.pages, pool->pages() - taken_pages(), pool->pages(), taken_pages(), sessions.size()));
   remove_done();
 }
 
@@ -231,6 +304,7 @@ void Engine::State::advance(const Work& work) {
   }
   running.layer = running.piece = 0;
   running.conversation->computed += span.count;
+  publish_prefix(running);
   if (running.conversation->computed < running.known()) return;
   if (running.new_tokens == 0) {
     running.first_token_seconds = seconds_since(running.submitted);
@@ -263,6 +337,7 @@ void Engine::State::deliver(RunningRequest& running) {
               .finish = Finish::none,
               .status = {},
               .prompt_tokens = running.prompt_end - running.first_token,
+              .cached_tokens = running.cached_tokens,
               .new_tokens = running.new_tokens,
               .first_token_seconds = running.first_token_seconds};
   const bool ends = tokenizer && tokenizer->is_end_of_generation(sampled.token) && !running.request.ignore_end;
@@ -297,9 +372,13 @@ void Engine::State::end(RunningRequest& running, Event event) {
     conversation.cache.truncate(conversation.computed);
     conversation.tokens.resize(conversation.computed);
   }
-  const int64_t kept = running.request.session != 0 ? conversation.cache.pages_held() : 0;
-  reserved_pages += kept - conversation.reserved_pages;
-  conversation.reserved_pages = kept;
+  publish_prefix(running);
+  // What ends gives its pages back; a session keeps those that it has filled.
+  if (running.request.session == 0) {
+    conversation.cache.truncate(0);
+    if (prefixes) prefixes->cut(conversation.prefix, 0);
+  }
+  reserve(conversation, conversation.cache.pages_held() - prefix_pages(conversation));
   running.conversation.reset();
   ++pinned;
   if (running.handler) running.handler(event);
@@ -313,6 +392,7 @@ void Engine::State::end_early(RunningRequest& running, Finish finish, Status sta
               .finish = finish,
               .status = std::move(status),
               .prompt_tokens = running.prompt_end - running.first_token,
+              .cached_tokens = running.cached_tokens,
               .new_tokens = running.new_tokens,
               .first_token_seconds = running.first_token_seconds};
   end(running, std::move(event));

@@ -195,6 +195,7 @@ TEST(StepTrace, ShowsEveryTokenOnceAndNoTwoStepsAtATime) {
   EngineOptions options = one_thread();
   options.scheduling = {.token_budget = 32, .watermark = 0};
   options.pool_tokens = 320;
+  options.prefix_cache = false;  // rows of preempted requests are counted
   const auto engine = make_engine(std::move(options));
   StepTrace trace;
   engine->set_step_hook([&](const StepReport& report) { trace.add(report); });

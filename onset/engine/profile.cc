@@ -15,7 +15,7 @@ double now() {
 
 Status read_prompt(Engine& engine, std::span<const int32_t> tokens) {
   Status status;
-  Request request{.tokens = {tokens.begin(), tokens.end()}, .most_new_tokens = 1};
+  Request request{.tokens = {tokens.begin(), tokens.end()}, .most_new_tokens = 1, .prefix_cache = false};
   ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { status = event.status; }).status());
   while (engine.has_work()) ONSET_TRY(engine.step());
   return status;

@@ -9,6 +9,7 @@
 
 #include "onset/base/aligned.h"
 #include "onset/engine/engine.h"
+#include "onset/kv/prefix_cache.h"
 #include "onset/kv/sequence_cache.h"
 #include "onset/text/detokenizer.h"
 #include "onset/text/stop_strings.h"
@@ -26,9 +27,11 @@ struct Conversation {
   Conversation(const CacheLayout& layout, PagePool& pool) : cache(layout, pool) {}
 
   SequenceCache cache;
+  PrefixLease prefix;           // what the prefix cache has of it
   std::vector<int32_t> tokens;  // known so far; -1 where the input was a vector
   int32_t computed = 0;         // tokens whose keys and values are in every layer
-  int64_t reserved_pages = 0;   // it may come to hold so many
+  int64_t reserved_pages = 0;   // it may come to hold so many, those of `prefix` not counted
+  bool plain = true;            // tokens only, which saw all earlier ones and went through every layer: others can use its pages
   RequestId busy = 0;           // the request that works on it, 0 = none
 };
 
@@ -74,8 +77,12 @@ struct RunningRequest {
   int32_t prompt_end = 0;   // conversation tokens up to the end of the prompt
   int32_t most_new_tokens = 0;
   int32_t new_tokens = 0;
-  int64_t pages = 0;   // the conversation may come to hold so many
-  bool fixed = false;  // its pages cannot be taken away: its rows must run once, or its conversation is kept
+  int64_t pages = 0;  // the conversation may come to hold so many
+  int32_t cached_tokens = 0;
+  PrefixCache::Match known_prefix = {};  // while it waits: what the prefix cache has of it ...
+  uint64_t known_at = 0;                 // ... at this version
+  bool looks_up = false;                 // its prompt's rows need not run if their keys are known
+  bool fixed = false;                    // its pages cannot be taken away: its rows must run once, or its conversation is kept
   bool admitted = false;
   bool done = false;  // its last event was delivered
 

@@ -58,7 +58,7 @@ class LoadRun {
 
   Status submit(int32_t number, int32_t prompt, int32_t answer) {
     std::uniform_int_distribution<int32_t> token(0, engine_.model().config().vocabulary - 1);
-    Request request{.most_new_tokens = answer, .ignore_end = true};
+    Request request{.most_new_tokens = answer, .ignore_end = true, .prefix_cache = false};
     for (int32_t i = 0; i < prompt; ++i) request.tokens.push_back(token(random_));
     result_.tokens += prompt + answer;
     return engine_.submit(std::move(request), [this, number](const Event& event) { take(number, event); }).status();

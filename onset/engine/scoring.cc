@@ -22,7 +22,8 @@ class OpenSession {
   // Reads further tokens, and hands out the logits after each of them.
   Status read(std::vector<int32_t> tokens, LogitsHandler on_logits) {
     Status ended;
-    Request request{.tokens = std::move(tokens), .most_new_tokens = 0, .session = session_, .on_logits = std::move(on_logits)};
+    Request request{
+        .tokens = std::move(tokens), .most_new_tokens = 0, .prefix_cache = false, .session = session_, .on_logits = std::move(on_logits)};
     ONSET_TRY(engine_.submit(std::move(request), [&](const Event& event) { ended = event.status; }).status());
     while (engine_.has_work()) ONSET_TRY(engine_.step());
     return ended;

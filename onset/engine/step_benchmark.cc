@@ -102,7 +102,7 @@ class Stage {
  private:
   Result<RequestId> submit(int32_t tokens, int32_t new_tokens) {
     std::uniform_int_distribution<int32_t> token(0, engine_.model().config().vocabulary - 1);
-    Request request{.most_new_tokens = new_tokens, .ignore_end = true};
+    Request request{.most_new_tokens = new_tokens, .ignore_end = true, .prefix_cache = false};
     for (int32_t i = 0; i < tokens; ++i) request.tokens.push_back(token(random_));
     return engine_.submit(std::move(request), [this](const Event& event) {
       if (event.finish == Finish::failed) failure_ = event.status;

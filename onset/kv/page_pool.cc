@@ -37,7 +37,8 @@ PagePool::PagePool(PagePool&& other) noexcept
       mapped_bytes_(std::exchange(other.mapped_bytes_, 0)),
       references_(std::move(other.references_)),
       free_(std::move(other.free_)),
-      used_before_(std::move(other.used_before_)) {}
+      used_before_(std::move(other.used_before_)),
+      reclaimer_(std::move(other.reclaimer_)) {}
 
 PagePool::~PagePool() {
   if (base_ != nullptr) munmap(base_, mapped_bytes_);
@@ -51,6 +52,11 @@ PageId PagePool::acquire() {
   if (used_before_[page]) std::memset(data(page), 0, page_bytes_);
   used_before_[page] = true;
   return page;
+}
+
+bool PagePool::make_room(int64_t pages) {
+  if (free_pages() < pages && reclaimer_) reclaimer_(pages);
+  return free_pages() >= pages;
 }
 
 void PagePool::release(PageId page) {

@@ -7,7 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
+#include <functional>
 #include <vector>
 
 #include "onset/base/status.h"
@@ -31,6 +31,10 @@ class PagePool {
 
   // A zeroed page with one reference, or no_page if none is free.
   PageId acquire();
+  // Whether so many pages are free, if need be after somebody has given pages back.
+  bool make_room(int64_t pages);
+  // Asked when fewer pages are free than wanted; gives back, with release(), what it can do without. Null: nobody.
+  void set_reclaimer(std::function<void(int64_t wanted)> reclaimer) { reclaimer_ = std::move(reclaimer); }
   // One more, or one less, reference to a page in use; the last release frees it.
   void share(PageId page) { ++references_[page]; }
   void release(PageId page);
@@ -47,6 +51,7 @@ class PagePool {
   std::vector<int32_t> references_;
   std::vector<PageId> free_;
   std::vector<bool> used_before_;  // fresh pages are zero already
+  std::function<void(int64_t wanted)> reclaimer_;
 };
 
 }  // namespace onset

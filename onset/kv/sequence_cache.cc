@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cstring>
 #include <numeric>
 
 #include "onset/compute/page_format.h"
@@ -105,20 +106,39 @@ void SequenceCache::share_with(SequenceCache& other, int32_t first, int32_t coun
   }
 }
 
+// Whether the next slot lies in a page that somebody else has too.
+bool SequenceCache::last_page_is_shared(const Table& table) const {
+  return table.length % page_tokens != 0 && table.ids.back() != no_page && pool_->references(table.ids.back()) > 1;
+}
+
+// There is room for the copy.
+void SequenceCache::own_last_page(Table& table) {
+  const PageId shared = table.ids.back();
+  const PageId own = pool_->acquire();
+  std::memcpy(pool_->data(own), pool_->data(shared), pool_->page_bytes());
+  pool_->release(shared);
+  table.ids.back() = own;
+  table.pointers.back() = pool_->data(own);
+}
+
 Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positions) {
   if (positions.empty()) return length(layer);
   if (alignment_ > 1) skip_to_alignment(layer);
   const int32_t first = length(layer);
   leave_window(layer, positions.front());
   const int32_t wanted = pages_for(int64_t{first} + static_cast<int64_t>(positions.size()));
-  const int32_t missing = wanted - static_cast<int32_t>(table(layer, 0).ids.size());
-  if (int64_t{missing} * layout_->head_groups > pool_->free_pages()) {
-    return error(Code::resource_exhausted, "the key/value pool has {} free pages, layer {} needs {}", pool_->free_pages(), layer,
-                 int64_t{missing} * layout_->head_groups);
+  int64_t missing = 0;
+  for (int group = 0; group < layout_->head_groups; ++group) {
+    const Table& here = table(layer, group);
+    missing += wanted - static_cast<int32_t>(here.ids.size()) + last_page_is_shared(here);
+  }
+  if (!pool_->make_room(missing)) {
+    return error(Code::resource_exhausted, "the key/value pool has {} free pages, layer {} needs {}", pool_->free_pages(), layer, missing);
   }
   for (int group = 0; group < layout_->head_groups; ++group) {
     Table& here = table(layer, group);
     assert(here.length == first);
+    if (last_page_is_shared(here)) own_last_page(here);
     while (static_cast<int32_t>(here.ids.size()) < wanted) {
       const PageId id = pool_->acquire();
       here.ids.push_back(id);
@@ -158,6 +178,14 @@ void SequenceCache::attach_page(int layer, int group, PageId page, std::span<con
   here.pointers.push_back(page == no_page ? nullptr : pool_->data(page));
   append_positions(here, positions);
   here.length += static_cast<int32_t>(positions.size());
+}
+
+void SequenceCache::replace_page(int layer, int group, int32_t page_index, PageId page) {
+  Table& here = table(layer, group);
+  pool_->share(page);
+  pool_->release(here.ids[page_index]);
+  here.ids[page_index] = page;
+  here.pointers[page_index] = pool_->data(page);
 }
 
 void SequenceCache::drop_page(int layer, int group, int32_t page_index) {
@@ -231,7 +259,7 @@ Status SequenceCache::swap_out(SwapFile& file) {
 Status SequenceCache::swap_in() {
   assert(swapped_out());
   const auto wanted = static_cast<int64_t>(swapped_.size());
-  if (wanted > pool_->free_pages()) {
+  if (!pool_->make_room(wanted)) {
     return error(Code::resource_exhausted, "the key/value pool has {} free pages, {} come back from the swap file", pool_->free_pages(),
                  wanted);
   }

@@ -52,7 +52,8 @@ class SequenceCache {
 
   // Appends `positions.size()` slots to a layer (all its groups) and returns the first one's number. Takes pages from the pool;
   // pages that the layer's window has left behind go back first (those below the window of the first new
-  // position). Errors: resource_exhausted if the pool has too few pages; then nothing has changed.
+  // position). A last page that is shared and not full is copied before it is written to. Errors: resource_exhausted if the pool has too
+  // few pages; then nothing has changed.
   Result<int32_t> append(int layer, std::span<const int32_t> positions);
 
   // From now on each append begins at a multiple of `slots` (a multiple of page_tokens): what lies between is absent, and takes no more
@@ -72,6 +73,9 @@ class SequenceCache {
   // Puts a page that holds ready-made keys and values at the end of a layer's group (`slots` of it in use; the reference is
   // taken over), or leaves a gap of `slots` absent slots if page is no_page. The table's length must be a multiple of page_tokens.
   void attach_page(int layer, int group, PageId page, std::span<const int32_t> positions);
+
+  // Exchanges a page for another one that holds the same, which is shared from now on.
+  void replace_page(int layer, int group, int32_t page_index, PageId page);
 
   // Frees a page's memory; its slots are absent from then on.
   void drop_page(int layer, int group, int32_t page_index);
@@ -113,6 +117,8 @@ class SequenceCache {
   const Table& table(int layer, int group) const { return tables_[layer * layout_->head_groups + group]; }
   Table& table(int layer, int group) { return tables_[layer * layout_->head_groups + group]; }
   void release_page(Table& table, int32_t page_index);
+  bool last_page_is_shared(const Table& table) const;
+  void own_last_page(Table& table);
   void leave_window(int layer, int32_t first_new_position);
   void skip_to_alignment(int layer);
   static void append_positions(Table& table, std::span<const int32_t> positions);

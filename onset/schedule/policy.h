@@ -39,7 +39,8 @@ struct ScheduledRequest {
   bool swapped = false;         // waits with its pages in a file: once admitted it goes on where it was
   bool fixed = false;           // never gives up its pages: all it may come to need are reserved when it is admitted
   bool can_swap = false;        // its pages could go to a file
-  int64_t pages = 0;            // reserved for it
+  int64_t pages = 0;            // reserved for it, and free when it gives them up
+  int64_t shared_pages = 0;     // of the pages of its tokens, those that others hold anyway
 };
 
 // A piece of work of one sequence: `count` tokens from `first_token` on, through layers layer_begin..layer_end-1.

@@ -99,7 +99,7 @@ void StepBuilder::add(const Span& span) {
 }
 
 bool StepBuilder::grow(const ScheduledRequest& request, int32_t tokens) {
-  const int64_t more = std::max<int64_t>(0, context_.pages_of(tokens) - request.pages);
+  const int64_t more = std::max<int64_t>(0, pages_of(request, tokens) - request.pages);
   if (more > free_pages_) return false;
   free_pages_ -= more;
   return true;
@@ -139,10 +139,15 @@ void StepBuilder::run_answers() {
   }
 }
 
+// Pages that the request adds to those that are held anyway, when it has so many tokens.
+int64_t StepBuilder::pages_of(const ScheduledRequest& request, int64_t tokens) const {
+  return std::max<int64_t>(0, context_.pages_of(tokens) - request.shared_pages);
+}
+
 int64_t StepBuilder::pages_wanted(const ScheduledRequest& request, bool whole) const {
   // The last token is given out, but never read.
   const int64_t tokens = whole || request.fixed ? int64_t{request.prompt_tokens} + std::max(0, request.most_new_tokens - 1) : request.known;
-  return std::max(request.pages, context_.pages_of(std::max<int64_t>(tokens, request.known)));
+  return std::max(request.pages, pages_of(request, std::max<int64_t>(tokens, request.known)));
 }
 
 bool StepBuilder::could_admit(const ScheduledRequest& request, bool whole, int64_t watermark) const {

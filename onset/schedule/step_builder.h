@@ -62,6 +62,7 @@ class StepBuilder {
   void preempt(const ScheduledRequest& request);
   bool grow(const ScheduledRequest& request, int32_t tokens);
   Span prompt_span(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers) const;
+  int64_t pages_of(const ScheduledRequest& request, int64_t tokens) const;
   int64_t pages_wanted(const ScheduledRequest& request, bool whole) const;
 
   const ScheduleContext& context_;

@@ -175,9 +175,15 @@ void append_json_string(std::string& out, std::string_view text) {
   out += '"';
 }
 
-std::string usage_json(int64_t prompt_tokens, int64_t completion_tokens) {
-  return fmt::format("{{\"prompt_tokens\":{},\"completion_tokens\":{},\"total_tokens\":{}}}", prompt_tokens, completion_tokens,
-                     prompt_tokens + completion_tokens);
+void Usage::add(const AnswerForm& form, int choice, const Event& event) {
+  new_tokens += event.token.has_value();
+  if (event.finish != Finish::none && choice % form.choices_of_prompt == 0) cached_tokens += event.cached_tokens;
+}
+
+std::string Usage::json(const AnswerForm& form) const {
+  return fmt::format(
+      "{{\"prompt_tokens\":{},\"completion_tokens\":{},\"total_tokens\":{},\"prompt_tokens_details\":{{\"cached_tokens\":{}}}}}",
+      form.prompt_tokens, new_tokens, form.prompt_tokens + new_tokens, cached_tokens);
 }
 
 // --- what a choice says --------------------------------------------------------------------------------------------
@@ -225,7 +231,7 @@ void WholeAnswer::add(int index, Event event) {
   if (event.finish == Finish::cancelled) return fail(server_error("the request was cancelled"));
   Choice& choice = choices_[index];
   choice.text.push(std::move(event.text), event.finish != Finish::none);
-  new_tokens_ += event.token.has_value();
+  usage_.add(form_, index, event);
   if (reports(form_, event)) choice.tokens.push_back(*std::move(event.token));
   choice.finish = event.finish;
   ended_ += event.finish != Finish::none;
@@ -242,7 +248,7 @@ Checked<std::string> WholeAnswer::body() const {
     out += fmt::format("{}{{\"index\":{},{},\"logprobs\":{},\"finish_reason\":\"{}\"}}", i == 0 ? "" : ",", i, said, logprobs,
                        finish_reason(choice.finish, choice.text));
   }
-  return out + "],\"usage\":" + usage_json(form_.prompt_tokens, new_tokens_) + "}";
+  return out + "],\"usage\":" + usage_.json(form_) + "}";
 }
 
 // --- streamed -----------------------------------------------------------------------------------------------------
@@ -265,7 +271,7 @@ void StreamedAnswer::add(int index, Event event) {
   const size_t had = choice.text.bytes;
   choice.text.push(std::move(event.text), event.finish != Finish::none);
   waiting_bytes_ += choice.text.bytes - had;
-  new_tokens_ += event.token.has_value();
+  usage_.add(form_, index, event);
   if (reports(form_, event)) {
     waiting_bytes_ += sizeof(SampledToken) + event.token->alternatives.size() * sizeof(event.token->alternatives[0]);
     choice.tokens.push_back(*std::move(event.token));
@@ -324,7 +330,7 @@ void StreamedAnswer::write(std::string& out) {
     out += "data: " + error_->body() + "\n\n";
   } else if (form_.include_usage) {
     // A chunk without choices.
-    out += head_ + "],\"usage\":" + usage_json(form_.prompt_tokens, new_tokens_) + "}\n\n";
+    out += head_ + "],\"usage\":" + usage_.json(form_) + "}\n\n";
   }
   out += "data: [DONE]\n\n";
 }

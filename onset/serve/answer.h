@@ -19,8 +19,9 @@ struct AnswerForm {
   bool chat = false;  // chat.completion, or text_completion
   std::string id;     // "chatcmpl-..." or "cmpl-..."
   std::string model;
-  int64_t created = 0;        // seconds since 1970
-  int32_t choices = 1;        // in all: prompts times n
+  int64_t created = 0;  // seconds since 1970
+  int32_t choices = 1;  // in all: prompts times n, those of a prompt one after the other
+  int32_t choices_of_prompt = 1;
   int64_t prompt_tokens = 0;  // of all prompts, each counted once
   bool logprobs = false;
   bool include_usage = false;                   // streams: token counts in a last chunk
@@ -53,8 +54,15 @@ class ChoiceText {
   int32_t calls_ = 0;
 };
 
-// {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ...}
-std::string usage_json(int64_t prompt_tokens, int64_t completion_tokens);
+// What an answer has cost, as it comes to light.
+struct Usage {
+  void add(const AnswerForm& form, int choice, const Event& event);
+  // {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ..., "prompt_tokens_details": {"cached_tokens": ...}}
+  std::string json(const AnswerForm& form) const;
+
+  int64_t new_tokens = 0;
+  int64_t cached_tokens = 0;  // of all prompts, each counted once: by its first choice
+};
 
 // An answer that is sent when it is whole.
 class WholeAnswer {
@@ -67,7 +75,7 @@ class WholeAnswer {
   bool failed() const { return error_.has_value(); }
   // Once done: the JSON text, or why there is none.
   Checked<std::string> body() const;
-  int64_t completion_tokens() const { return new_tokens_; }
+  int64_t completion_tokens() const { return usage_.new_tokens; }
 
  private:
   struct Choice {
@@ -78,7 +86,7 @@ class WholeAnswer {
   AnswerForm form_;
   std::vector<Choice> choices_;
   int32_t ended_ = 0;
-  int64_t new_tokens_ = 0;
+  Usage usage_;
   std::optional<ApiError> error_;
 };
 
@@ -102,7 +110,7 @@ class StreamedAnswer {
   void write(std::string& out);
   // Bytes of memory that what waits takes.
   size_t waiting_bytes() const { return waiting_bytes_; }
-  int64_t completion_tokens() const { return new_tokens_; }
+  int64_t completion_tokens() const { return usage_.new_tokens; }
 
  private:
   struct Choice {
@@ -119,7 +127,7 @@ class StreamedAnswer {
   std::string head_;  // the beginning of every chunk
   std::vector<Choice> choices_;
   int32_t ended_ = 0;
-  int64_t new_tokens_ = 0;
+  Usage usage_;
   size_t waiting_bytes_ = 0;
   bool ready_ = false;
   std::optional<ApiError> error_;

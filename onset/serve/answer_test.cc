@@ -155,7 +155,9 @@ TEST(Answer, WholeAnswersAreOneObject) {
   EXPECT_EQ(body["choices"][0]["message"]["content"], "first\n\x01");
   EXPECT_EQ(body["choices"][1]["message"]["content"], "second");
   EXPECT_EQ(body["choices"][1]["finish_reason"], "length");
-  EXPECT_EQ(body["usage"], Json::parse(R"({"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8})"));
+  EXPECT_EQ(
+      body["usage"],
+      Json::parse(R"({"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 0}})"));
 }
 
 }  // namespace

@@ -44,13 +44,14 @@ Result<ApiKeys> ApiKeys::read(const std::filesystem::path& path) {
   return keys;
 }
 
-bool ApiKeys::allows(std::string_view authorization) const {
+std::optional<std::string> ApiKeys::find(std::string_view authorization) const {
   constexpr std::string_view scheme = "Bearer ";
   const bool bearer = authorization.starts_with(scheme);
-  const std::string given = digest(bearer ? trimmed(authorization.substr(scheme.size())) : std::string_view());
+  std::string given = digest(bearer ? trimmed(authorization.substr(scheme.size())) : std::string_view());
   int found = 0;
   for (const std::string& known : digests_) found |= CRYPTO_memcmp(known.data(), given.data(), given.size()) == 0;
-  return bearer && found != 0;
+  if (!bearer || found == 0) return std::nullopt;
+  return given;
 }
 
 }  // namespace onset::serve

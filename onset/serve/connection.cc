@@ -107,6 +107,7 @@ struct Head {
   http::verb method = http::verb::get;
   Target target;
   std::string origin, wanted_headers;
+  std::string space = {};                  // of the prefix cache
   bool keep_alive = false, chunks = true;  // HTTP/1.1 knows chunks
 };
 
@@ -284,7 +285,9 @@ net::awaitable<bool> Connection<Stream>::serve_one() {
     allowed.headers = {{"Access-Control-Allow-Methods", "GET, HEAD, POST"}, {"Access-Control-Max-Age", "600"}};
     co_return co_await send(last, std::move(allowed));
   }
-  if (!is_public(head.target.path) && !server_.may_ask(message[http::field::authorization])) {
+  Server::State::Client client = server_.client_of(message[http::field::authorization]);
+  head.space = std::move(client.space);
+  if (!is_public(head.target.path) && !client.may_ask) {
     co_return co_await refuse(
         last,
         {.status = 401, .message = "the API key is missing or not known: expected Authorization: Bearer KEY", .code = "invalid_api_key"});
@@ -366,6 +369,7 @@ net::awaitable<bool> Connection<Stream>::generate(const Head& head, std::string 
   if (auto full = server_.take_place(*ready->host, ready->prepared.tokens)) co_return co_await refuse(head, *full);
   ModelHost& host = *ready->host;
   Prepared prepared = std::move(ready->prepared);
+  for (Request& request : prepared.requests) request.space = head.space;
   if (prepared.stream) co_return co_await stream_answer(head, host, std::move(prepared));
   co_return co_await whole_answer(head, host, std::move(prepared));
 }

@@ -48,6 +48,8 @@ struct Families {
   prometheus::Family<prometheus::Histogram>& prompt_rows = histogram("onset_step_prompt_rows", "Prompt tokens computed in one step.");
   prometheus::Family<prometheus::Histogram>& answer_rows = histogram("onset_step_answer_rows", "Answers that got a token in one step.");
   prometheus::Family<prometheus::Counter>& prompt_tokens = counter("onset_prompt_tokens_total", "Prompt tokens of ended requests.");
+  prometheus::Family<prometheus::Counter>& cached_tokens =
+      counter("onset_cached_prompt_tokens_total", "Of these, tokens whose keys and values the prefix cache had.");
   prometheus::Family<prometheus::Counter>& new_tokens = counter("onset_new_tokens_total", "Generated tokens of ended requests.");
   prometheus::Family<prometheus::Counter>& requests =
       counter("onset_requests_total", "Ended requests by reason: stop, length, cancelled, expired, failed.");
@@ -72,6 +74,7 @@ class OneModel : public ModelMetrics {
         prompt_rows_(families.prompt_rows.Add(labels_, rows)),
         answer_rows_(families.answer_rows.Add(labels_, rows)),
         prompt_tokens_(families.prompt_tokens.Add(labels_)),
+        cached_tokens_(families.cached_tokens.Add(labels_)),
         new_tokens_(families.new_tokens.Add(labels_)),
         preemptions_(families.preemptions.Add(labels_)),
         running_(families.running.Add(labels_)),
@@ -85,10 +88,11 @@ class OneModel : public ModelMetrics {
   void queued(double seconds) override { queue_.Observe(seconds); }
   void first_token(double seconds) override { first_.Observe(seconds); }
   void between_tokens(double seconds) override { between_.Observe(seconds); }
-  void ended(const char* reason, double seconds, int64_t prompt_tokens, int64_t new_tokens) override {
+  void ended(const char* reason, double seconds, int64_t prompt_tokens, int64_t cached_tokens, int64_t new_tokens) override {
     if (const auto found = ended_.find(reason); found != ended_.end()) found->second->Increment();
     request_.Observe(seconds);
     prompt_tokens_.Increment(static_cast<double>(prompt_tokens));
+    cached_tokens_.Increment(static_cast<double>(cached_tokens));
     new_tokens_.Increment(static_cast<double>(new_tokens));
   }
   void step(double seconds, int64_t prompt_rows, int64_t answer_rows) override {
@@ -107,7 +111,7 @@ class OneModel : public ModelMetrics {
  private:
   prometheus::Labels labels_;
   prometheus::Histogram &queue_, &first_, &between_, &request_, &step_, &prompt_rows_, &answer_rows_;
-  prometheus::Counter &prompt_tokens_, &new_tokens_, &preemptions_;
+  prometheus::Counter &prompt_tokens_, &cached_tokens_, &new_tokens_, &preemptions_;
   prometheus::Gauge &running_, &waiting_, &pages_, &pages_used_;
   std::map<std::string, prometheus::Counter*, std::less<>> ended_;
 };

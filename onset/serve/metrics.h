@@ -14,7 +14,7 @@ class ModelMetrics {
   virtual void queued(double seconds) = 0;       // from the request's arrival to its first row in a step
   virtual void first_token(double seconds) = 0;  // from the request's arrival
   virtual void between_tokens(double seconds) = 0;
-  virtual void ended(const char* reason, double seconds, int64_t prompt_tokens, int64_t new_tokens) = 0;
+  virtual void ended(const char* reason, double seconds, int64_t prompt_tokens, int64_t cached_tokens, int64_t new_tokens) = 0;
   // After each step: its rows and seconds; requests in the engine, and those of them that wait; pages.
   virtual void step(double seconds, int64_t prompt_rows, int64_t answer_rows) = 0;
   virtual void state(int64_t running, int64_t waiting, int64_t pages_used, int64_t pages, int64_t preemptions) = 0;

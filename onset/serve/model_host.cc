@@ -173,7 +173,7 @@ void ModelHost::on_event(const Event& event) {
   deliveries_.push_back({live.receiver, live.choice, event});
   if (event.finish == Finish::none) return;
   if (!live.scheduled && event.token) metrics_.queued(since(live.arrived));  // its only step
-  metrics_.ended(finish_name(event.finish), since(live.arrived), event.prompt_tokens, event.new_tokens);
+  metrics_.ended(finish_name(event.finish), since(live.arrived), event.prompt_tokens, event.cached_tokens, event.new_tokens);
   live_.erase(found);
 }
 

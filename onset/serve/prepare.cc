@@ -123,6 +123,7 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
                    .model = host.name(),
                    .created = std::time(nullptr),
                    .choices = static_cast<int32_t>(prompts.size()) * asked.choices,
+                   .choices_of_prompt = asked.choices,
                    .logprobs = asked.sampling.logprobs,
                    .include_usage = asked.include_usage,
                    .tokenizer = host.tokenizer()};

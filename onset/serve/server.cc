@@ -127,6 +127,12 @@ ModelHost* Server::State::find(const std::string& name) const {
   return found == hosts.end() ? nullptr : found->second.get();
 }
 
+Server::State::Client Server::State::client_of(std::string_view authorization) const {
+  if (!keys) return {};
+  std::optional<std::string> key = keys->find(authorization);
+  return {.may_ask = key.has_value(), .space = options.share_prefixes ? std::string() : std::move(key).value_or("")};
+}
+
 std::optional<std::string> Server::State::allowed_origin(std::string_view origin) const {
   for (const std::string& allowed : options.cors_origins) {
     if (allowed == "*" || allowed == origin) return allowed;

@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "onset/base/status.h"
@@ -37,6 +39,7 @@ struct ServeOptions {
   uint16_t port = 0;                           // 0: the system chooses
   std::filesystem::path api_keys = {};         // a file with one key on each line; empty: everybody may ask
   std::filesystem::path certificate, key;      // PEM files; both or none
+  bool share_prefixes = false;                 // among all keys: the prefix cache then tells one key's users what others have asked
   std::vector<std::string> cors_origins = {};  // origins whose pages may ask ("https://example.org", "*"); none by default
   double drain_seconds = 30;                   // how long running requests may take after SIGTERM
   Limits limits = {};
@@ -47,8 +50,8 @@ class ApiKeys {
  public:
   // Errors: those of reading the file, invalid_argument for one without keys or with a key that is no single word.
   static Result<ApiKeys> read(const std::filesystem::path& path);
-  // The value of an Authorization header.
-  bool allows(std::string_view authorization) const;
+  // The value of an Authorization header: the identity of the key in it (its SHA-256), or nothing if nobody has such a key.
+  std::optional<std::string> find(std::string_view authorization) const;
 
  private:
   std::vector<std::string> digests_;

@@ -53,7 +53,12 @@ struct Server::State {
   std::optional<ApiError> no_place() const;  // whether a new call would find none
   int64_t tokens_limit(const ModelHost& host) const;
   ModelHost* find(const std::string& name) const;
-  bool may_ask(std::string_view authorization) const { return !keys || keys->allows(authorization); }
+  // Whether the client may ask, and whose texts may share pages with its own.
+  struct Client {
+    bool may_ask = true;
+    std::string space;
+  };
+  Client client_of(std::string_view authorization) const;
   // The origin if its pages may ask.
   std::optional<std::string> allowed_origin(std::string_view origin) const;
 

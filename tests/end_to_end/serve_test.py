@@ -49,7 +49,11 @@ class Answers(harness.Test):
         self.assertEqual(whole["usage"]["total_tokens"], whole["usage"]["prompt_tokens"] + 12)
         chunks = self.server.events("/v1/completions", **ONCE, stream_options={"include_usage": True})
         self.assertEqual("".join(c["choices"][0]["text"] for c in chunks[:-1]), whole["choices"][0]["text"])
-        self.assertEqual(chunks[-1]["usage"], whole["usage"])
+        usage = chunks[-1]["usage"]
+        # The same prompt again: all of it is known, but its last token has to run.
+        self.assertEqual(usage.pop("prompt_tokens_details"), {"cached_tokens": usage["prompt_tokens"] - 1})
+        whole["usage"].pop("prompt_tokens_details")
+        self.assertEqual(usage, whole["usage"])
         self.assertEqual(chunks[-1]["choices"], [])
         reasons = [c["choices"][0]["finish_reason"] for c in chunks[:-1]]
         self.assertEqual((set(reasons[:-1]) - {None}, reasons[-1]), (set(), "length"))
@@ -291,6 +295,22 @@ class Refusals(harness.Test):
             if status == 401:
                 self.assertEqual((answer["error"]["code"], answer_headers["WWW-Authenticate"]), ("invalid_api_key", "Bearer"))
         self.assertEqual(server.get("/metrics")[0], 401)
+
+    def test_keys_do_not_share_prompts_unless_told(self):
+        (self.folder / "keys").write_text("one\ntwo\n", encoding="utf-8")
+        for options, shared in (((), 0), (("--share-prefixes",), 1), (("--no-prefix-cache",), 0)):
+            server = Server(self, "--api-keys", "keys", *options)
+
+            def cached(key):
+                answer = server.ask("POST", "/v1/completions", {**ONCE, "prompt": "one upon a time " * 20}, {"Authorization": f"Bearer {key}"})[2]
+                return answer["usage"]["prompt_tokens_details"]["cached_tokens"], answer["usage"]["prompt_tokens"]
+
+            self.assertEqual(cached("one")[0], 0)
+            tokens, prompt = cached("two")
+            self.assertEqual(tokens, shared * (prompt - 1))
+            self.assertEqual(cached("one")[0], 0 if "--no-prefix-cache" in options else prompt - 1)
+            metrics = server.ask("GET", "/metrics", headers={"Authorization": "Bearer one"})[2]
+            self.assertRegex(metrics if isinstance(metrics, str) else metrics.decode(), r"onset_cached_prompt_tokens_total\{[^}]*\} \d+")
 
     def test_cors_is_off_by_default(self):
         origin = {"Origin": "https://example.org"}
