@@ -58,8 +58,8 @@ def decode(claims, model):
 def gains_at(model, chunk, ratio):
     """(sarathi, orca): tokens/s against request-level batches, neighbours in time compared."""
     answer = max(2, round(LENGTH / (1 + ratio)))
-    report = common.onset_json("bench", "schedule", "--model", model, "--precision", "bf16", "--policies", "request-level,orca,sarathi", "--requests", 12,
-                               "--places", PLACES, "--prompt", LENGTH - answer, "--answer", answer, "--budget", chunk, "--repeat", 5, "--json")
+    report = common.onset_json("bench", "schedule", "--model", model, "--precision", "bf16", "--policies", "request-level,orca,sarathi", "--requests", 8,
+                               "--places", PLACES, "--prompt", LENGTH - answer, "--answer", answer, "--budget", chunk, "--repeat", 3, "--json")
     seconds = {one["policy"]: one["seconds"] for one in report["policies"]}
     gains = [statistics.median(base / own for base, own in zip(seconds["request-level"], seconds[name])) for name in ("sarathi", "orca")]
     print(f"chunk {chunk}, prompt : answer {ratio:.0f}: sarathi {gains[0]:.3f}, orca {gains[1]:.3f} times request-level")
@@ -78,7 +78,7 @@ def throughput(claims, model, figure):
     claims.report("serve.sarathi.throughput", 100 * (gains[best] - 1))
     claims.report("serve.sarathi.peak", max(best / best_at, best_at / best))
     if figure:
-        figures.curve(figure, f"Throughput against request-level batches, 12 requests of 1,024 tokens, 4 places, chunks of {chunk}", "prompt : answer tokens", "times",
+        figures.curve(figure, f"Throughput against request-level batches, 8 requests of 1,024 tokens, 4 places, chunks of {chunk}", "prompt : answer tokens", "times",
                       {"sarathi": sorted(gains.items()), "orca": sorted(orca_gains.items())})
 
 

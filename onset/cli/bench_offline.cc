@@ -1,7 +1,7 @@
 // onset bench offline: prompts that are all known beforehand, read padded, ordered by length, prepacked and ragged.
 #include <algorithm>
-#include <numeric>
 #include <limits>
+#include <numeric>
 #include <random>
 
 #include "onset/cli/commands.h"
@@ -56,7 +56,8 @@ void declare(CLI::App& command, OfflineFlags& options) {
       ->capture_default_str();
   command.add_flag("--data-set", options.data_set, "prepack: pack all prompts at once, not batch by batch");
   command.add_flag("--omit-last", options.omit_last, "read a prompt's last token in a step of its own, as the paper's code does");
-  command.add_flag("--each-batch", options.each_batch, "with --json: the seconds (the shortest of the runs) and the lines of each batch, too");
+  command.add_flag("--each-batch", options.each_batch,
+                   "with --json: the seconds (the shortest of the runs) and the lines of each batch, too");
   command.add_option("--seed", options.seed, "decides tokens, and which lengths are drawn")->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
@@ -135,7 +136,8 @@ Status run(const OfflineFlags& options) {
     for (int32_t& token : prompt) token = static_cast<int32_t>(random() % static_cast<uint64_t>(engine->model().config().vocabulary));
   }
   std::vector<Measured> all;
-  for (const std::string& policy : options.policies) all.push_back({.policy = policy, .prefill_seconds = {}, .seconds = {}, .shortest = {}, .last = {}});
+  for (const std::string& policy : options.policies)
+    all.push_back({.policy = policy, .prefill_seconds = {}, .seconds = {}, .shortest = {}, .last = {}});
   ProgressBar bar("reading");
   const double runs = static_cast<double>(all.size()) * options.repeat;
   double done = 0;
