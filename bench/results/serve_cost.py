@@ -1,25 +1,24 @@
 """What the network costs: 32 streams against the same load inside the process, and 2,000 streams that are hardly read."""
 
 import json
-import os
 import select
 import socket
+import pathlib
 import statistics
 import tempfile
-import pathlib
-import re
+import threading
 import time
 
 import common
 import serve_process
 
 STREAMS, TOKENS, REPEATS = 32, 128, 5
-SLOW, SLOW_TOKENS = 2000, 100
+SLOW, SLOW_TOKENS, PAIRS = 2000, 100, 9
 
 
-def bodies(stream):
-    return [{"model": "a", "prompt": f"Here is story number {i} about the sea.", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, **({"stream": True} if stream else {})}
-            for i in range(STREAMS)]
+def bodies(stream, model="a"):
+    return [{"model": model, "prompt": f"Here is story number {i} about the sea.", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True,
+             **({"stream": True} if stream else {})} for i in range(STREAMS)]
 
 
 def request(body):
@@ -32,15 +31,15 @@ def inside(model):
     with tempfile.TemporaryDirectory() as folder:
         lines = [json.dumps({"custom_id": str(i), "method": "POST", "url": "/v1/completions", "body": body}) for i, body in enumerate(bodies(False))]
         pathlib.Path(folder, "in.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        report = common.parse(common.onset("batch", "--model", f"a={model}", "--in-flight", STREAMS, "--json", f"{folder}/in.jsonl", f"{folder}/out.jsonl").out, "onset batch")
+        report = common.parse(common.onset("batch", "--model", f"a={model}", "--in-flight", STREAMS, "--no-prefix-cache", "--json", f"{folder}/in.jsonl", f"{folder}/out.jsonl").out, "onset batch")
         return report["new_tokens"] / report["seconds"]
 
 
-def through_sockets(server):
+def through_sockets(server, model="a"):
     """(tokens/s, share of one core that this client used)"""
     began, cpu = time.perf_counter(), time.process_time()
     poll, open_streams = select.epoll(), {}
-    for body in bodies(True):
+    for body in bodies(True, model):
         sock = socket.create_connection(("127.0.0.1", server.port))
         sock.sendall(request(body))
         poll.register(sock, select.EPOLLIN)
@@ -62,7 +61,8 @@ def through_sockets(server):
 
 
 def cost_of_streams(claims, model):
-    with serve_process.serving("--model", f"a={model}") as server:
+    # What was sent before is computed again, as it is in the other process.
+    with serve_process.serving("--model", f"a={model}", "--no-prefix-cache") as server:
         through_sockets(server)  # warms up
         shares = []
 
@@ -77,48 +77,74 @@ def cost_of_streams(claims, model):
     claims.report("serve.cost.streams", 100 * statistics.median(samples["outside"]) / statistics.median(samples["inside"]))
 
 
-def cost_of_slow_readers(claims):
-    """With the small story model, whose answers are ready long before they are read."""
-    stories = common.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
-    options = ["--model", f"a={stories}", "--max-requests", 4 * SLOW, "--max-tokens-in-flight", 10**9, "--idle-time", 3600, "--pool", 1 << 17, "--no-cache"]
-    # Another server without slow readers does the same in turns, so that noise meets both alike.
-    with serve_process.serving(*options) as server, serve_process.serving(*options) as other:
-        for _ in range(3):
-            through_sockets(server)
-            through_sockets(other)
-        before = server.resident_bytes()
-        slow = []
+class SlowReaders:
+    """Streams of which a thread reads one byte a second each."""
+
+    def __init__(self, server):
         body = {"model": "a", "prompt": "Once upon a time", "max_tokens": SLOW_TOKENS, "ignore_eos": True, "stream": True}
+        self.sockets, self.failure, self.closing = [], None, threading.Event()
         for _ in range(SLOW):
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the kernel makes it as small as it can
             sock.connect(("127.0.0.1", server.port))
             sock.sendall(request(body))
-            slow.append(sock)
-        largest, alone, beside = 0, [], []
-        end = time.monotonic() + 60
-        while time.monotonic() < end or len(beside) < 3:
-            second = time.monotonic() + 1
-            for sock in slow:
+            self.sockets.append(sock)
+        self.thread = threading.Thread(target=self.read)
+        self.thread.start()
+
+    def read(self):
+        began, rounds = time.monotonic(), 0
+        while not self.closing.is_set():
+            for sock in self.sockets:
                 if not sock.recv(1):
-                    raise common.Failure("a slow stream was closed")
-            largest = max(largest, server.resident_bytes())
-            if end - time.monotonic() < 30:  # all are answered by now
-                beside.append(through_sockets(server)[0])
-                alone.append(through_sockets(other)[0])
-            time.sleep(max(0.0, second - time.monotonic()))
-        print(f"alone {common.describe(alone)} tokens/s; beside {SLOW} slow readers: {common.describe(beside)}")
-        claims.report("serve.cost.memory", (largest - before) / SLOW / 1024)
-        claims.report("serve.cost.others", 100 * statistics.median(beside) / statistics.median(alone))
-        for sock in slow:
+                    self.failure = "a slow stream was closed"
+                    return
+            rounds += 1
+            self.closing.wait(max(0.0, began + rounds - time.monotonic()))
+
+    def close(self):
+        self.closing.set()
+        self.thread.join()
+        for sock in self.sockets:
             sock.close()
+        if self.failure:
+            raise common.Failure(self.failure)
+
+
+def cost_of_slow_readers(claims, model):
+    """They read the small story model's answers, which are ready long before they are read; the others ask the default model."""
+    stories = common.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
+    options = ["--model", f"a={stories}", "--model", f"b={model}", "--max-requests", 4 * SLOW, "--max-tokens-in-flight", 10**9, "--idle-time", 3600,
+               "--pool", 1 << 14, "--no-prefix-cache"]
+    # Another server without slow readers does the same in turns, so that noise meets both alike.
+    with serve_process.serving(*options) as server, serve_process.serving(*options) as other:
+        for name in ("a", "b"):
+            through_sockets(server, name)
+            through_sockets(other, name)
+        before = server.resident_bytes()
+        slow = SlowReaders(server)
+        try:
+            largest = before
+            end = time.monotonic() + 30  # all are answered by then
+            while time.monotonic() < end:
+                largest = max(largest, server.resident_bytes())
+                time.sleep(0.5)
+            samples = common.interleaved(PAIRS, {"alone": lambda: through_sockets(other, "b")[0], "beside": lambda: through_sockets(server, "b")[0]})
+            largest = max(largest, server.resident_bytes())
+        finally:
+            slow.close()
+    for name, values in samples.items():
+        print(f"{name} {SLOW} slow readers: tokens/s, {common.describe(values)}")
+    claims.report("serve.cost.memory", (largest - before) / SLOW / 1024)
+    claims.report("serve.cost.others", 100 * statistics.median(beside / alone for beside, alone in zip(samples["beside"], samples["alone"])))
 
 
 def main():
     claims = common.Claims(__file__)
     with claims.rows("serve.cost"):
-        cost_of_streams(claims, common.model(common.SMOLLM2))
-        cost_of_slow_readers(claims)
+        model = common.model(common.SMOLLM2)
+        cost_of_streams(claims, model)
+        cost_of_slow_readers(claims, model)
     claims.finish()
 
 
