@@ -115,6 +115,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_steps(*bench, action);
   add_bench_schedule(*bench, action);
   add_bench_offline(*bench, action);
+  add_bench_reuse(*bench, action);
 }
 
 }  // namespace onset::cli

@@ -49,7 +49,7 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_option("--tbt", flags.tbt, "time between tokens to keep, as in 50ms: picks the budget (after onset bench steps)")
       ->excludes(budget);
   command
-      .add_option("--context", flags.context,
+      .add_option("--pool", flags.pool_tokens,
                   "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command.add_flag("--no-cache", flags.no_cache, "do not keep packed weights for the next start");
@@ -93,7 +93,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t po
                         .precision = precision_of(flags.precision),
                         .threads = flags.threads,
                         .kv_type = kv_type_of(flags.kv),
-                        .pool_tokens = flags.context > 0 ? flags.context : pool_tokens,
+                        .pool_tokens = flags.pool_tokens > 0 ? flags.pool_tokens : pool_tokens,
                         .policy = flags.schedule,
                         .scheduling = {.token_budget = flags.budget},
                         .packed_cache = !flags.no_cache,

@@ -42,7 +42,7 @@ struct EngineFlags {
   std::string schedule = default_schedule_policy;
   int32_t budget = 1024;
   std::string tbt;  // a duration: "50ms"
-  int64_t context = 0;
+  int64_t pool_tokens = 0;
   bool no_cache = false;
 };
 void add_model_flag(CLI::App& command, EngineFlags& flags);
@@ -55,7 +55,7 @@ Result<double> duration_of(const std::string& option, const std::string& text);
 Precision precision_of(const std::string& name);
 std::optional<KvType> kv_type_of(const std::string& name);
 
-// Loads the model with a progress bar. `pool_tokens`: how much key/value cache is needed when --context does not say. most_running: as in
+// Loads the model with a progress bar. `pool_tokens`: how much key/value cache is needed when --pool does not say. most_running: as in
 // EngineOptions, 0 = its default.
 Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens = 0, int32_t most_running = 0);
 

@@ -22,6 +22,9 @@ struct RunOptions {
   int32_t top_logprobs = 0;
   bool json_object = false;
   std::string json_schema;
+  std::vector<std::string> contexts;
+  std::string reuse = "prefix";
+  ParallelContextsOptions parallel;
 };
 
 void declare(CLI::App& command, RunOptions& options) {
@@ -34,6 +37,23 @@ void declare(CLI::App& command, RunOptions& options) {
   command.add_flag("--json", options.json, "print one JSON object at the end instead of the text as it comes");
   command.add_option("--top-logprobs", options.top_logprobs, "with --json: log-probabilities of each token and so many alternatives")
       ->check(CLI::Range(0, 20));
+  const std::string group = "Contexts";
+  command.add_option("--context", options.contexts, "a file that the prompt is about; may be repeated")
+      ->allow_extra_args(false)
+      ->group(group);
+  command
+      .add_option("--reuse", options.reuse,
+                  "prefix: the contexts one after the other; ape: each read by itself, behind the same beginning (arXiv:2502.05431)")
+      ->check(CLI::IsMember({"prefix", "ape"}))
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--ape-temperature", options.parallel.temperature, "ape: scores of the contexts' keys are divided by it")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--ape-scale", options.parallel.scale, "ape: how much the contexts' log-sum-exp counts, times the temperature")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--ape-shift", options.parallel.shift, "ape: added to it")->capture_default_str()->group(group);
   add_engine_flags(command, options.engine);
   add_sampling_flags(command, options.sampling);
   auto* object = command.add_flag("--json-object", options.json_object, "the answer is a JSON object")->group("Sampling");
@@ -47,6 +67,7 @@ void declare(CLI::App& command, RunOptions& options) {
                "  onset run --system \"Answer in one sentence.\" --temperature 0.7 --seed 1 \"Why is the sky blue?\"\n"
                "  git diff | onset run --system \"Write a commit message.\" -\n"
                "  onset run --json-schema person.schema.json \"Invent a person.\"\n"
+               "  onset run --context manual.txt --context notes.txt --reuse ape \"How is it switched on?\"\n"
                "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
 }
 
@@ -64,13 +85,22 @@ struct Figures {
 Figures figures_of(const Answer& answer) {
   const Event& last = answer.last;
   Figures figures;
-  if (last.first_token_seconds > 0) figures.prefill = last.prompt_tokens / last.first_token_seconds;
+  if (last.first_token_seconds > 0) figures.prefill = (last.context_tokens + last.prompt_tokens) / last.first_token_seconds;
   if (last.new_tokens > 1) figures.decode = (last.new_tokens - 1) / (answer.seconds - last.first_token_seconds);
   return figures;
 }
 
-// The prompt's tokens: through the chat template if the model has one and the text is not to be taken as it is.
-Result<std::vector<int32_t>> prompt_tokens(const Engine& engine, const RunOptions& options, const std::string& text) {
+// What the model reads: what comes before the contexts, the contexts, and the prompt with what belongs to it.
+struct PromptParts {
+  std::vector<int32_t> prefix;
+  std::vector<std::vector<int32_t>> contexts;
+  std::vector<int32_t> prompt;
+};
+
+// Through the chat template if the model has one and the text is not to be taken as it is. Contexts stand before the prompt in the user's
+// message, each with an empty line behind it.
+Result<PromptParts> prompt_parts(const Engine& engine, const RunOptions& options, const std::string& text,
+                                 const std::vector<std::string>& contexts) {
   if (engine.tokenizer() == nullptr) {
     return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
   }
@@ -83,12 +113,62 @@ Result<std::vector<int32_t>> prompt_tokens(const Engine& engine, const RunOption
       return error(Code::invalid_argument, "--system needs a chat template, and {}",
                    options.raw ? "--raw leaves it out" : engine.model().file().path().string() + " has none");
     }
-    return engine.tokenizer()->encode(text);
+  }
+  PromptParts parts;
+  const Tokenizer& tokenizer = *engine.tokenizer();
+  for (const std::string& context : contexts) {
+    ONSET_ASSIGN(parts.contexts.emplace_back(), tokenizer.encode(context + "\n\n", {.add_special = false}));
+  }
+  if (!chat_template) {
+    if (contexts.empty()) {
+      ONSET_ASSIGN(parts.prompt, tokenizer.encode(text));
+    } else {
+      // Every context begins behind the same tokens: two line ends where there is nothing else.
+      ONSET_ASSIGN(parts.prefix, tokenizer.encode("\n\n"));
+      ONSET_ASSIGN(parts.prompt, tokenizer.encode(text, {.add_special = false}));
+    }
+    return parts;
   }
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", text});
-  return render_chat(engine, *chat_template, messages);
+  if (contexts.empty()) {
+    ONSET_ASSIGN(parts.prompt, render_chat(engine, *chat_template, messages));
+    return parts;
+  }
+  const std::string place = "[contexts 7f3a9e]";
+  messages.back().content = place + text;
+  const Result<std::string> rendered = chat_template->render(messages);
+  if (!rendered.ok()) return rendered.status().within("the model's chat template refuses");
+  const size_t begin = rendered->find(place);
+  if (begin == std::string::npos) {
+    return error(Code::unsupported, "the model's chat template changes the user's message: contexts need --raw");
+  }
+  const EncodeOptions special{.add_special = false, .parse_special = true};
+  ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered->substr(0, begin), special));
+  ONSET_ASSIGN(parts.prompt, tokenizer.encode(rendered->substr(begin + place.size()), special));
+  return parts;
+}
+
+// The parts as a request: in order, or with contexts that are read apart.
+Request request_of(PromptParts parts, const RunOptions& options) {
+  if (options.reuse == "ape" && !parts.contexts.empty()) {
+    return {.tokens = std::move(parts.prompt),
+            .contexts = ParallelContexts{std::move(parts.prefix), std::move(parts.contexts), options.parallel}};
+  }
+  std::vector<int32_t> tokens = std::move(parts.prefix);
+  for (const auto& context : parts.contexts) tokens.insert(tokens.end(), context.begin(), context.end());
+  tokens.insert(tokens.end(), parts.prompt.begin(), parts.prompt.end());
+  return {.tokens = std::move(tokens)};
+}
+
+// Pool for texts that need not fit the model's context together: memory is taken as it is used, so that a token for each byte costs
+// nothing.
+int64_t pool_for(const std::vector<std::string>& contexts) {
+  if (contexts.empty()) return 0;
+  int64_t bytes = int64_t{1} << 17;
+  for (const std::string& context : contexts) bytes += static_cast<int64_t>(context.size()) + 2 * page_tokens;
+  return bytes;
 }
 
 Json token_json(const Engine& engine, const SampledToken& token) {
@@ -108,6 +188,7 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
             {"ids", ids},
             {"finish", finish_name(last.finish)},
             {"prompt_tokens", last.prompt_tokens},
+            {"context_tokens", last.context_tokens},
             {"new_tokens", last.new_tokens},
             {"load_seconds", load_seconds},
             {"first_token_seconds", last.first_token_seconds},
@@ -125,7 +206,7 @@ std::string statistics_line(const Answer& answer, double load_seconds) {
   const Figures figures = figures_of(answer);
   return fmt::format(
       "[{} prompt tokens at {:.0f} tokens/s, first token after {:.0f} ms ({:.0f} ms to load), {} new tokens{}, {} of memory{}]\n",
-      last.prompt_tokens, figures.prefill, last.first_token_seconds * 1e3, load_seconds * 1e3, last.new_tokens,
+      last.context_tokens + last.prompt_tokens, figures.prefill, last.first_token_seconds * 1e3, load_seconds * 1e3, last.new_tokens,
       last.new_tokens > 1 ? fmt::format(" at {:.0f} tokens/s", figures.decode) : "", bytes_text(static_cast<double>(peak_memory_bytes())),
       last.finish == Finish::length      ? "; stopped at the most tokens allowed"
       : last.finish == Finish::cancelled ? "; interrupted"
@@ -171,12 +252,21 @@ Status run(const RunOptions& options) {
   ONSET_ASSIGN(const std::string text, read_text(options.prompt, "the prompt"));
   ONSET_ASSIGN(SamplingOptions sampling, sampling_of(options.sampling));
   sampling.top_logprobs = options.top_logprobs;
-  ONSET_ASSIGN(const auto engine, load_engine(options.engine));
-  ONSET_ASSIGN(std::vector<int32_t> tokens, prompt_tokens(*engine, options, text));
+  std::vector<std::string> contexts;
+  for (const std::string& file : options.contexts) {
+    ONSET_ASSIGN(std::string context, read_file(file));
+    if (context.empty()) return error(Code::invalid_argument, "--context {}: the file is empty", file);
+    contexts.push_back(std::move(context));
+  }
+  ONSET_ASSIGN(const auto engine, load_engine(options.engine, pool_for(contexts)));
+  ONSET_ASSIGN(PromptParts parts, prompt_parts(*engine, options, text, contexts));
   ONSET_ASSIGN(sampling.grammar, grammar_of(*engine, options));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   catch_interrupts();
-  Request request{.tokens = std::move(tokens), .sampling = sampling, .stop = options.sampling.stop, .ignore_end = options.ignore_end};
+  Request request = request_of(std::move(parts), options);
+  request.sampling = sampling;
+  request.stop = options.sampling.stop;
+  request.ignore_end = options.ignore_end;
   if (options.sampling.most_new_tokens >= 0) request.most_new_tokens = options.sampling.most_new_tokens;
   ONSET_ASSIGN(const Answer answer, answer_prompt(*engine, std::move(request), options.json));
   if (options.json) return write_json(to_json(*engine, answer, load_seconds, options.top_logprobs > 0));

@@ -274,4 +274,30 @@ void merge_attention(int64_t rows, int heads, int head_size, float* output_a, fl
   }
 }
 
+void add_beside(std::vector<AttentionCall>& calls, BesideAttention& part) {
+  part.call = calls.size() - 1;
+  AttentionCall call = calls.back();
+  const size_t heads = static_cast<size_t>(call.rows) * static_cast<size_t>(call.query_heads);
+  part.output.resize(heads * static_cast<size_t>(call.keys.head_size));
+  part.log_sum_exp.resize(heads);
+  part.own_log_sum_exp.resize(heads);
+  calls.back().log_sum_exp = part.own_log_sum_exp.data();
+  call.plan = call.plan->beside.data();
+  call.output = part.output.data();
+  call.output_stride = int64_t{call.query_heads} * call.keys.head_size;
+  call.log_sum_exp = part.log_sum_exp.data();
+  calls.push_back(call);
+}
+
+void merge_beside(const std::vector<AttentionCall>& calls, BesideAttention& part, int32_t row) {
+  const AttentionCall& call = calls[part.call];
+  const int64_t heads = call.query_heads, first = row * heads;
+  for (int64_t i = first; i < first + heads; ++i) {
+    float& value = part.log_sum_exp[static_cast<size_t>(i)];
+    if (value > minus_infinity) value = call.plan->beside_factor * value + call.plan->beside_shift;  // who saw nothing there stays so
+  }
+  merge_attention(1, call.query_heads, call.keys.head_size, call.output + row * call.output_stride, part.own_log_sum_exp.data() + first,
+                  part.output.data() + first * call.keys.head_size, part.log_sum_exp.data() + first);
+}
+
 }  // namespace onset

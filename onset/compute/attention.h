@@ -84,6 +84,17 @@ void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& t
 // packed.
 void merge_attention(int64_t rows, int heads, int head_size, float* output_a, float* lse_a, const float* output_b, const float* lse_b);
 
+// The results of the plan beside a call's own (AttentionPlan::beside).
+struct BesideAttention {
+  size_t call = 0;  // the one that it is merged into
+  std::vector<float> output, log_sum_exp, own_log_sum_exp;
+};
+// Adds a call for the plan beside the last call's to the list, with its results in `part`, which must stay where it is.
+void add_beside(std::vector<AttentionCall>& calls, BesideAttention& part);
+// After finish_attention(): merges a row of `part` into the output of its call (arXiv:2502.05431, equation 5: the log-sum-exp of the part
+// counts as beside_factor * itself + beside_shift). Rows are independent.
+void merge_beside(const std::vector<AttentionCall>& calls, BesideAttention& part, int32_t row);
+
 // Softmax rows of chosen queries, without values: what selectors look at.
 struct SoftmaxSums {
   std::vector<float> column;    // [query_heads, length]: sum over the rows of the probability of slot j

@@ -460,6 +460,72 @@ TEST(Attention, TwoPlansOverDisjointKeysMergeToOne) {
   }
 }
 
+// Brief of arXiv:2502.05431, checks 2 and 3: parallel contexts as two softmaxes against plain double-precision sums. The log-sum-exp is the
+// absolute one: keys that all score higher change the contexts' share by their scale.
+TEST(Attention, APlanBesideIsMergedByItsLogSumExp) {
+  Random random(21);
+  for (const Isa isa : supported_isas()) {
+    for (int contexts = 1; contexts <= 7; ++contexts) {
+      for (const float temperature : {0.2f, 0.9f, 1.0f}) {
+        for (const float scale : {0.5f, 0.9f, 1.0f}) {
+          Case c = make_case(random, KvType::f32, 3, 3, 16, 330, 6);
+          std::vector<KeyRange> ranges;
+          for (int i = 0, begin = 40; i < contexts; ++i) {
+            const int length = integer(random, 1, 35);
+            ranges.push_back({begin, begin + length});
+            begin += length + integer(random, 0, 2);
+          }
+          const KeyRange own{324, 330};
+          c.plan.patterns[0].blocks[0].ranges = {{0, 33}, own};
+          AttentionPlan beside = c.plan;
+          beside.patterns[0].causal = false;
+          beside.patterns[0].scale /= temperature;
+          beside.patterns[0].blocks[0].ranges = ranges;
+          c.plan.beside = {beside};
+          c.plan.beside_factor = scale * temperature;
+          c.plan.beside_shift = contexts == 3 ? -0.4f : 0.0f;
+          ASSERT_EQ(check_plan(c.plan, c.rows, c.length, c.query_heads()), "");
+          std::vector<AttentionCall> calls = {c.call()};
+          BesideAttention part;
+          add_beside(calls, part);
+          run(isa, calls);
+          for (int32_t row = 0; row < c.rows; ++row) merge_beside(calls, part, row);
+
+          const reference::PlainKeyValues stored = reference::read_view(calls[0].keys);
+          for (int32_t row = 0; row < c.rows; ++row) {
+            for (int32_t head = 0; head < c.query_heads(); ++head) {
+              const auto size = static_cast<size_t>(c.size), kv = static_cast<size_t>(head / c.group);
+              const auto line = [&](int32_t slot) { return (static_cast<size_t>(slot) * static_cast<size_t>(c.heads) + kv) * size; };
+              const float* query = c.queries.data() + row * c.stride() + head * c.size;
+              std::vector<double> sums[2] = {std::vector<double>(size), std::vector<double>(size)};
+              double total[2] = {0, 0};
+              const auto add = [&](int which, int32_t slot, double divisor) {
+                double score = 0;
+                for (size_t d = 0; d < size; ++d) score += double{query[d]} * stored.keys[line(slot) + d];
+                const double weight = std::exp(score / std::sqrt(16.0) / divisor);
+                total[which] += weight;
+                for (size_t d = 0; d < size; ++d) sums[which][d] += weight * stored.values[line(slot) + d];
+              };
+              for (int32_t slot = 0; slot < 33; ++slot) add(0, slot, 1);
+              for (int32_t slot = own.begin; slot <= own.begin + row; ++slot) add(0, slot, 1);
+              for (const KeyRange& range : ranges) {
+                for (int32_t slot = range.begin; slot < range.end; ++slot) add(1, slot, temperature);
+              }
+              const double ell = double{c.plan.beside_factor} * std::log(total[1]) + c.plan.beside_shift;
+              const double share = 1 / (1 + std::exp(std::log(total[0]) - ell));
+              for (size_t d = 0; d < size; ++d) {
+                const double expected = share * sums[1][d] / total[1] + (1 - share) * sums[0][d] / total[0];
+                ASSERT_NEAR(c.output[static_cast<size_t>(row * c.stride() + head * c.size) + d], expected, 1e-5)
+                    << isa_name(isa) << ", " << contexts << " contexts, T " << temperature << ", S " << scale;
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, MergingIsTheDefinition) {
   Random random(10);
   const int rows = 5, heads = 3, size = 7;

@@ -231,14 +231,23 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   State& state = *state_;
   const auto began = Clock::now();
   ONSET_ASSIGN(std::shared_ptr<Conversation> conversation, state.conversation_of(request));
-  ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, conversation->tokens.empty()));
+  const bool begins = conversation->tokens.empty() && !request.contexts;
+  ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
   const auto earlier = static_cast<int32_t>(conversation->tokens.size());
-  ONSET_TRY(state.check_prompt(request, tokens, earlier));
+  if (request.contexts) {
+    ONSET_TRY(state.check_contexts(request));
+    conversation->plain = false;
+    size_t longest = 0;
+    for (const auto& text : request.contexts->texts) longest = std::max(longest, text.size());
+    conversation->first_position = static_cast<int32_t>(request.contexts->prefix.size() + longest);
+  }
+  const int32_t first_position = conversation->first_position;
+  ONSET_TRY(state.check_prompt(request, tokens, first_position + earlier));
   ONSET_TRY(check_sampling(request.sampling, state.model->config().vocabulary));
   ONSET_ASSIGN(StopStrings stops, StopStrings::create(request.stop));
   const auto total = earlier + static_cast<int32_t>(tokens.size());
   // The last token is given out but never read, so one more than the context's rest can be had.
-  const int32_t most_new = std::min(request.most_new_tokens.value_or(state.context), state.context - total + 1);
+  const int32_t most_new = std::min(request.most_new_tokens.value_or(state.context), state.context - first_position - total + 1);
   const int64_t stored = int64_t{total} + std::max(0, most_new - 1);
   const int64_t pages = pages_of(state.layout, stored, state.most_rows);
   if (pages > state.pool->pages()) {
@@ -260,7 +269,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->most_new_tokens = most_new;
   running->pages = pages;
   const Request& asked = running->request;
-  running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden;
+  running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
+  if (asked.contexts) running->contexts = std::make_unique<ReadContexts>();
   if (asked.attend || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain = false;
   running->looks_up = state.prefixes && conversation->plain && earlier == 0 && !asked.on_logits && !asked.on_hidden;
   conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());

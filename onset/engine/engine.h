@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "onset/attend/parallel_contexts.h"
 #include "onset/attend/policy.h"
 #include "onset/base/status.h"
 #include "onset/engine/sampler.h"
@@ -72,9 +73,20 @@ struct Event {
   Finish finish = Finish::none;
   Status status;              // why it failed, if it did
   int32_t prompt_tokens = 0;  // of this request: a conversation's earlier tokens are not counted
-  int32_t cached_tokens = 0;  // of these, tokens whose keys and values the prefix cache had
+  // Of these, and of those of its contexts, tokens whose keys and values the prefix cache had.
+  int32_t cached_tokens = 0;
+  int32_t context_tokens = 0;  // of its contexts and their prefix
   int32_t new_tokens = 0;
   double first_token_seconds = 0;  // from submit() to the first token, or to the prompt's end if no token is wanted
+};
+
+// Texts that a prompt refers to, each read by itself behind the same prefix (APE, arXiv:2502.05431): their keys and values do not depend on
+// the prompt or on each other, and are found again in the prefix cache. The prompt comes behind the longest of them. Not for models whose
+// layers have windows.
+struct ParallelContexts {
+  std::vector<int32_t> prefix;              // token ids; may be empty (each context then begins a text: PCW)
+  std::vector<std::vector<int32_t>> texts;  // token ids
+  ParallelContextsOptions options = {};
 };
 
 struct Request {
@@ -89,6 +101,7 @@ struct Request {
   double deadline_seconds = 0;                // from submit(): an answer that is not complete by then ends as expired; 0: none
   std::unique_ptr<AttendPolicy> attend = {};  // null: dense
   std::unique_ptr<SelectPolicy> select = {};  // null: all rows
+  std::optional<ParallelContexts> contexts = {};
   // Whose texts may share pages with this one: pages are found only among requests of the same space (an API key's, say).
   std::string space = {};
   bool prefix_cache = true;  // false: every row is computed, and nobody else gets the pages (what is to be timed, say)

@@ -24,6 +24,13 @@ struct Engine::State {
   Status keep_target();
   Status make_pool();
 
+  // --- contexts that requests refer to ----------------------------------------------------------------------------
+  Status check_contexts(const Request& request) const;
+  void prepare_contexts();
+  void read_context(RunningRequest& running, size_t index);
+  void take_contexts(RunningRequest& running);
+  void leave_contexts(RunningRequest& running);
+
   // --- the step ---------------------------------------------------------------------------------------------------
   ScheduleContext schedule_context();
   Result<std::vector<Work>> take_up(const Step& step);

@@ -17,6 +17,7 @@ ScheduleContext Engine::State::schedule_context() {
   seen.requests.reserve(requests.size());
   int looks = 64;
   for (const auto& running : requests) {
+    if (running->unready()) continue;
     const Conversation& conversation = *running->conversation;
     look_up(*running, looks);
     seen.requests.push_back(
@@ -85,7 +86,7 @@ void Engine::State::publish_prefix(RunningRequest& running) {
   if (!prefixes || !conversation.plain) return;
   const int64_t before = prefix_pages(conversation);
   const std::span<const int32_t> computed = std::span<const int32_t>(conversation.tokens).first(conversation.computed);
-  if (running.done && running.request.session == 0) {
+  if (running.done && running.request.session == 0 && !running.keeps) {
     prefixes->publish_all(running.request.space, computed, conversation.cache, conversation.prefix);
   } else {
     prefixes->publish(running.request.space, computed, conversation.cache, conversation.prefix);
@@ -95,7 +96,7 @@ void Engine::State::publish_prefix(RunningRequest& running) {
 
 // What was computed is forgotten; what is known stays, and is read again as if it were a prompt.
 void Engine::State::forget_computed(RunningRequest& running) {
-  running.conversation->cache.truncate(0);
+  running.conversation->truncate_cache(0);
   if (prefixes) prefixes->cut(running.conversation->prefix, 0);
   running.conversation->computed = 0;
   running.layer = running.piece = 0;
@@ -236,6 +237,7 @@ StepReport Engine::State::report(Step step, double began, double predicted) cons
 Status Engine::step() {
   State& state = *state_;
   state.expire();
+  state.prepare_contexts();
   if (state.requests.empty()) return {};
   const double began = seconds_since(state.made);
   Step step = state.options.schedule->next(state.schedule_context());
@@ -283,7 +285,7 @@ void Engine::State::run(std::span<const Work> work) {
     // Layers below a later stage have the piece's keys already, and the others cannot be told apart.
     const bool again = work.size() > 1 && part.span.layer_begin == 0;
     if (again) {
-      running.conversation->cache.truncate(running.conversation->computed);
+      running.conversation->truncate_cache(running.conversation->computed);
       run({&part, 1});
     } else {
       end_early(running, Finish::failed, status);
@@ -338,6 +340,7 @@ void Engine::State::deliver(RunningRequest& running) {
               .status = {},
               .prompt_tokens = running.prompt_end - running.first_token,
               .cached_tokens = running.cached_tokens,
+              .context_tokens = running.contexts ? static_cast<int32_t>(running.contexts->tokens) : 0,
               .new_tokens = running.new_tokens,
               .first_token_seconds = running.first_token_seconds};
   const bool ends = tokenizer && tokenizer->is_end_of_generation(sampled.token) && !running.request.ignore_end;
@@ -369,12 +372,13 @@ void Engine::State::end(RunningRequest& running, Event event) {
   }
   if (conversation.computed < running.prompt_end) {
     // The prompt was not read to its end: what was not read is forgotten.
-    conversation.cache.truncate(conversation.computed);
+    conversation.truncate_cache(conversation.computed);
     conversation.tokens.resize(conversation.computed);
   }
   publish_prefix(running);
+  leave_contexts(running);
   // What ends gives its pages back; a session keeps those that it has filled.
-  if (running.request.session == 0) {
+  if (running.request.session == 0 && !running.keeps) {
     conversation.cache.truncate(0);
     if (prefixes) prefixes->cut(conversation.prefix, 0);
   }
@@ -393,6 +397,7 @@ void Engine::State::end_early(RunningRequest& running, Finish finish, Status sta
               .status = std::move(status),
               .prompt_tokens = running.prompt_end - running.first_token,
               .cached_tokens = running.cached_tokens,
+              .context_tokens = running.contexts ? static_cast<int32_t>(running.contexts->tokens) : 0,
               .new_tokens = running.new_tokens,
               .first_token_seconds = running.first_token_seconds};
   end(running, std::move(event));

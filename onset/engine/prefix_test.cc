@@ -11,13 +11,6 @@ namespace {
 
 using namespace onset::testing;
 
-std::vector<int32_t> random_tokens(int32_t count, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) token = 3 + static_cast<int32_t>(random() % 500);
-  return tokens;
-}
-
 std::vector<int32_t> joined(std::vector<int32_t> first, const std::vector<int32_t>& then) {
   first.insert(first.end(), then.begin(), then.end());
   return first;

@@ -25,11 +25,15 @@ inline double seconds_since(Clock::time_point begin) {
 // Tokens and their pages. A request has one of its own, or works on one that is kept (a session).
 struct Conversation {
   Conversation(const CacheLayout& layout, PagePool& pool) : cache(layout, pool) {}
+  // Keeps the keys and values of the first `count` tokens.
+  void truncate_cache(int32_t count) { cache.truncate(first_slot + count); }
 
   SequenceCache cache;
   PrefixLease prefix;           // what the prefix cache has of it
   std::vector<int32_t> tokens;  // known so far; -1 where the input was a vector
   int32_t computed = 0;         // tokens whose keys and values are in every layer
+  int32_t first_slot = 0;       // of the cache, of the first token: contexts lie before it
+  int32_t first_position = 0;   // of the first token
   int64_t reserved_pages = 0;   // it may come to hold so many, those of `prefix` not counted
   bool plain = true;            // tokens only, which saw all earlier ones and went through every layer: others can use its pages
   RequestId busy = 0;           // the request that works on it, 0 = none
@@ -58,6 +62,16 @@ class AnswerText {
   StopStrings stops_;
 };
 
+// The contexts of a request while they are being read, and until its end.
+struct ReadContexts {
+  std::vector<std::shared_ptr<Conversation>> texts;  // each behind the prefix
+  std::vector<RequestId> readers;                    // requests that read them
+  size_t begun = 0, ended = 0;
+  int64_t tokens = 0, cached_tokens = 0;
+  Status failure;
+  bool ready = false;  // the request has their pages
+};
+
 struct RunningRequest {
   RunningRequest(RequestId request_id, Request its_request, Engine::EventHandler its_handler, Sampler its_sampler, AnswerText its_answer)
       : id(request_id),
@@ -79,10 +93,12 @@ struct RunningRequest {
   int32_t new_tokens = 0;
   int64_t pages = 0;  // the conversation may come to hold so many
   int32_t cached_tokens = 0;
-  PrefixCache::Match known_prefix = {};  // while it waits: what the prefix cache has of it ...
-  uint64_t known_at = 0;                 // ... at this version
-  bool looks_up = false;                 // its prompt's rows need not run if their keys are known
-  bool fixed = false;                    // its pages cannot be taken away: its rows must run once, or its conversation is kept
+  PrefixCache::Match known_prefix = {};    // while it waits: what the prefix cache has of it ...
+  uint64_t known_at = 0;                   // ... at this version
+  bool looks_up = false;                   // its prompt's rows need not run if their keys are known
+  std::unique_ptr<ReadContexts> contexts;  // null: none
+  bool keeps = false;                      // its pages stay after its end, as a session's
+  bool fixed = false;                      // its pages cannot be taken away: its rows must run once, or its conversation is kept
   bool admitted = false;
   bool done = false;  // its last event was delivered
 
@@ -97,6 +113,8 @@ struct RunningRequest {
   double first_token_seconds = 0;
 
   int32_t known() const { return static_cast<int32_t>(conversation->tokens.size()); }
+  // It waits for its contexts.
+  bool unready() const { return contexts && !contexts->ready; }
   bool in_prompt() const { return conversation->computed < prompt_end; }
 };
 

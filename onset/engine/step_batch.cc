@@ -38,7 +38,7 @@ void StepBatch::add(const Work& work) {
     const int32_t position = span.first_token + i;
     const int32_t token = conversation.tokens[position];
     batch_.tokens.push_back(token);
-    batch_.positions.push_back(position);
+    batch_.positions.push_back(conversation.first_position + position);
     if (token < 0) {
       batch_.vectors.resize(batch_.tokens.size(), nullptr);
       batch_.vectors.back() = running.request.vectors[position - running.first_token].data();

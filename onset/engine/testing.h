@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,14 @@ inline std::unique_ptr<Engine> make_engine(EngineOptions options) {
   auto engine = Engine::create(std::move(options));
   EXPECT_TRUE(engine.ok()) << engine.status().message();
   return engine.ok() ? *std::move(engine) : nullptr;
+}
+
+// Of the story model's vocabulary, without its special tokens.
+inline std::vector<int32_t> random_tokens(int32_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> tokens(count);
+  for (int32_t& token : tokens) token = 3 + static_cast<int32_t>(random() % 500);
+  return tokens;
 }
 
 // What a request was told.

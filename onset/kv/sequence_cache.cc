@@ -106,6 +106,22 @@ void SequenceCache::share_with(SequenceCache& other, int32_t first, int32_t coun
   }
 }
 
+int32_t SequenceCache::lend(SequenceCache& other, int32_t first, int32_t last) const {
+  const int32_t begin = first / page_tokens * page_tokens, place = other.length(0) + first - begin;
+  std::vector<int32_t> positions(page_tokens);
+  for (int32_t slot = begin; slot < last; slot += page_tokens) {
+    for (int32_t i = 0; i < page_tokens; ++i) positions[i] = slot + i >= first && slot + i < last ? slot + i : INT32_MAX;
+    for (int layer = 0; layer < layout_->layers; ++layer) {
+      for (int group = 0; group < layout_->head_groups; ++group) {
+        const PageId id = page(layer, group, slot / page_tokens);
+        if (id != no_page) pool_->share(id);
+        other.attach_page(layer, group, id, positions);
+      }
+    }
+  }
+  return place;
+}
+
 // Whether the next slot lies in a page that somebody else has too.
 bool SequenceCache::last_page_is_shared(const Table& table) const {
   return table.length % page_tokens != 0 && table.ids.back() != no_page && pool_->references(table.ids.back()) > 1;

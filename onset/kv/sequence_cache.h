@@ -64,6 +64,11 @@ class SequenceCache {
   // slots 0..count-1 at positions 0..count-1. `first` is a multiple of page_tokens.
   void share_with(SequenceCache& other, int32_t first, int32_t count) const;
 
+  // Gives the pages of slots first..last-1 of every layer to the end of another cache of this layout, whose length is a multiple of
+  // page_tokens: these slots keep their positions, others of the same pages are at no position that anybody sees. The other cache's length
+  // is a multiple of page_tokens again. Returns where slot `first` lies there.
+  int32_t lend(SequenceCache& other, int32_t first, int32_t last) const;
+
   // Forgets the slots from `length` on, in every layer (a request that is taken back, a chat turn that is edited).
   void truncate(int32_t length);
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <deque>
 
 #include "onset/compute/attention.h"
 #include "onset/compute/elementwise.h"
@@ -134,6 +135,7 @@ class LayerRun {
 
   Status attend() {
     std::vector<AttentionCall> calls;
+    std::deque<BesideAttention> beside;
     const CacheLayout& layout = call_.sequences.front().sequence->cache->layout();
     const int64_t group_width = int64_t{model_.config().head_size} * model_.query_heads() / layout.head_groups;
     for (const LayerRows& part : call_.sequences) {
@@ -158,6 +160,7 @@ class LayerRun {
           kept_plans_.push_back(std::make_unique<AttentionPlan>(plan));
           calls.back().plan = kept_plans_.back().get();
         }
+        if (!plan.beside.empty()) add_beside(calls, beside.emplace_back());
       }
     }
     AttentionTasks tasks = attention_tasks(calls, pool_.threads());
@@ -167,6 +170,9 @@ class LayerRun {
       run_attention(isa_, calls, tasks, static_cast<size_t>(task), workspace_.attention_scratch[worker].data());
     });
     finish_attention(calls, tasks);
+    for (BesideAttention& part : beside) {
+      pool_.for_each(calls[part.call].rows, [&](int64_t row, int) { merge_beside(calls, part, static_cast<int32_t>(row)); });
+    }
     return {};
   }
 

@@ -54,7 +54,7 @@ const char* kv_type_name(KvType type) {
 AttentionPlan dense_plan(int32_t rows, int32_t length, int query_heads, float scale, int32_t window) {
   AttentionPattern pattern{.scale = scale, .causal = true, .window = window, .sink = 0, .blocks = {}};
   pattern.blocks.push_back({.row_begin = 0, .row_end = rows, .ranges = {{0, length}}, .columns = {}});
-  return {.patterns = {std::move(pattern)}, .pattern_of_head = std::vector<uint16_t>(query_heads, 0)};
+  return {.patterns = {std::move(pattern)}, .pattern_of_head = std::vector<uint16_t>(static_cast<size_t>(query_heads), 0)};
 }
 
 std::string check_plan(const AttentionPlan& plan, int32_t rows, int32_t length, int query_heads) {
@@ -74,7 +74,10 @@ std::string check_plan(const AttentionPlan& plan, int32_t rows, int32_t length, 
       row = block.row_end;
     }
   }
-  return "";
+  if (plan.beside.empty()) return "";
+  if (plan.beside.size() > 1 || !plan.beside.front().beside.empty()) return "more than one plan lies beside it";
+  if (!std::isfinite(plan.beside_factor) || !std::isfinite(plan.beside_shift)) return "a factor or shift of the merge is not finite";
+  return check_plan(plan.beside.front(), rows, length, query_heads);
 }
 
 }  // namespace onset

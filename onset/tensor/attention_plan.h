@@ -43,6 +43,11 @@ struct AttentionPattern {
 struct AttentionPlan {
   std::vector<AttentionPattern> patterns;
   std::vector<uint16_t> pattern_of_head;  // one for each query head
+  // One more plan for the same rows, or none: other keys, with a softmax of their own. The two are merged by their log-sum-exps, where this
+  // plan's counts as it is and the other's as beside_factor * log-sum-exp + beside_shift (natural logarithms; 1 and 0: one softmax over all
+  // keys).
+  std::vector<AttentionPlan> beside = {};
+  float beside_factor = 1.0f, beside_shift = 0.0f;
 
   const AttentionPattern& pattern(int query_head) const { return patterns[pattern_of_head[query_head]]; }
 };

@@ -106,7 +106,7 @@ class Chat(harness.Test):
         self.assertEqual(terminal.process.wait(timeout=30), 0)
 
     def test_the_contexts_end_is_said(self):
-        terminal = self.chat("--context", 192, "-n", 40)
+        terminal = self.chat("--pool", 192, "-n", 40)
         said = ""
         for _ in range(6):
             terminal.type("Tell me about the little dog and the ball.\n")

@@ -167,7 +167,7 @@ def bad_requests(rows):
     rows.row("a token id outside the vocabulary", "score", *stories, "--ids", "-", stdin="[1, 512]")
     rows.row("ids that are no JSON list", "score", *stories, "--ids", "-", stdin="1 2 3")
     rows.row("ids that are no integers", "score", *stories, "--ids", "-", stdin='[1, "two"]')
-    rows.row("a full pool: the key/value cache asked for is smaller than the prompt", "score", *stories, "--context", 64, "--ids", "-", stdin=json.dumps([5] * 100))
+    rows.row("a full pool: the key/value cache asked for is smaller than the prompt", "score", *stories, "--pool", 64, "--ids", "-", stdin=json.dumps([5] * 100))
     rows.row("a prompt file that does not exist", "run", *stories, "--file", "none.txt")
     rows.row("a system message without a chat template", "run", *stories, "--system", "Be brief.", "Hello")
     rows.row("a conversation without a chat template", "chat", *stories)
@@ -176,6 +176,14 @@ def bad_requests(rows):
     rows.row("a chat template that refuses", "run", "--no-cache", "--model", "refuses.gguf", "--system", "Be brief.", "Hello",
              make=edited(test, "refuses.gguf", lambda m: m.set_text("tokenizer.chat_template",
                                                                     "{{ raise_exception('System role not supported') }}")))
+    rows.row("a context file that is empty", "run", *stories, "--context", "empty.txt", "Hello", make=write(test, "empty.txt", b""))
+    ape = ("--context", "context.txt", "--reuse", "ape")
+    context = write(test, "context.txt", b"Lily has a red ball.")
+    rows.row("parallel contexts with a temperature of zero", "run", *stories, *ape, "--ape-temperature", 0, "Hello", make=context)
+    rows.row("parallel contexts with a scale below zero", "run", *stories, *ape, "--ape-scale", -1, "Hello", make=context)
+    rows.row("a parallel context that is longer than the model's context", "run", *stories, *ape, "Hello",
+             make=write(test, "context.txt", b"Once upon a time there was a dog. " * 400))
+    rows.row("parallel contexts for a model with windows", "run", "--no-cache", "--model", harness.ROOT / "tests/fixtures/models/mistral", *ape, "Hello", make=context)
     rows.row("a bias for an unknown token", "run", *stories, "--logit-bias", "9999:1", "Hello")
     rows.row("a perplexity window beyond the context", "perplexity", *stories, "--window", 1000, "--file", "-", stdin="Once upon a time. " * 500)
     rows.row("a text shorter than a window", "perplexity", *stories, "--window", 100, "--file", "-", stdin="Once upon a time.")

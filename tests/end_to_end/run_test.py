@@ -61,11 +61,35 @@ class Run(harness.Test):
 
     def test_chunks_threads_and_kept_types(self):
         expected = self.run_stories("-n", 30, "Once upon a time there was a dog who").stdout
-        for options in (["--budget", 1], ["--budget", 3, "--threads", 1], ["--threads", 3], ["--context", 64]):
+        for options in (["--budget", 1], ["--budget", 3, "--threads", 1], ["--threads", 3], ["--pool", 64]):
             self.assertEqual(self.run_stories("-n", 30, *options, "Once upon a time there was a dog who").stdout, expected, options)
         for kept in ("f32", "f16", "bf16", "int8"):
             self.assertTrue(self.run_stories("-n", 8, "--kv", kept, "Once upon a time").stdout.startswith(", there was"), kept)
         self.assertTrue(self.run_stories("-n", 12, "--precision", "reference", "Once upon a time").stdout.startswith(OPENING[:20]))
+
+    def test_contexts_are_read_before_the_prompt(self):
+        (self.folder / "a.txt").write_text("Lily has a red ball.", encoding="utf-8")
+        (self.folder / "b.txt").write_text("Tom has a blue car.", encoding="utf-8")
+        both = ["--context", "a.txt", "--context", "b.txt"]
+
+        def answer(*options):
+            return self.onset_json("run", "--no-cache", "--model", STORIES, "--json", "-n", 12, "--precision", "reference", *options, "One day")
+
+        sequential = answer(*both)
+        self.assertEqual(sequential["context_tokens"], 0)
+        parallel = answer(*both, "--reuse", "ape")
+        self.assertGreater(parallel["context_tokens"], 10)
+        self.assertEqual(parallel["context_tokens"] + parallel["prompt_tokens"], sequential["prompt_tokens"])
+        # The order of parallel contexts makes no difference; a single one without scaling is read as it would be in one text.
+        self.assertEqual(answer("--context", "b.txt", "--context", "a.txt", "--reuse", "ape")["text"], parallel["text"])
+        one = ["--context", "a.txt"]
+        self.assertEqual(answer(*one, "--reuse", "ape", "--ape-temperature", 1, "--ape-scale", 1)["ids"], answer(*one)["ids"])
+        (self.folder / "empty.txt").write_text("")
+        for options, sentence in ((["--context", "empty.txt"], "--context empty.txt: the file is empty"),
+                                  (["--context", "none.txt"], "none.txt: cannot be opened: No such file or directory"),
+                                  ([*one, "--reuse", "ape", "--ape-temperature", 0], "the temperature of parallel contexts is 0, expected a number above 0")):
+            done = self.onset("run", "--no-cache", "--model", STORIES, *options, "One day", status=1)
+            self.assertEqual(done.stderr, f"onset: {sentence}\n")
 
     def test_a_reader_that_leaves_ends_the_program_quietly(self):
         command = f"'{harness.ONSET}' run --no-cache -q --model '{STORIES}' --ignore-end 'Once upon a time' | head -c 10"

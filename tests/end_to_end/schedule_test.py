@@ -68,6 +68,16 @@ class Schedule(harness.Test):
             self.assertEqual(len(stalls), 0 if one["policy"] == "sarathi-serve" else 1)
             self.assertTrue(one["equal"])
 
+    def test_reuse_reads_only_what_is_new(self):
+        report = self.onset_json("bench", "reuse", *USUAL, "--tokens", "200,300", "--contexts", 3, "--query", 20, "--new", 10, "--repeat", 2, "--json")
+        for tokens, ways in ((200, report["ways"][:4]), (300, report["ways"][4:])):
+            # A prefix of whole pages and the rest of its last one; the contexts and what stands before them.
+            self.assertEqual([way["cached_tokens"] for way in ways], [0, tokens, 0, tokens + 32])
+            self.assertTrue(all(len(way["first_token_seconds"]) == 2 for way in ways))
+        out = self.onset("bench", "reuse", *USUAL, "--tokens", 100, "--repeat", 1).stdout
+        self.assertIn("known contexts, parallel", out)
+        self.assertIn("--tokens 4: expected a token or more for each of the 8 contexts", self.onset("bench", "reuse", *USUAL, "--tokens", 4, status=1).stderr)
+
     def test_offline_batches_agree(self):
         report = self.onset_json("bench", "offline", *USUAL, "--lengths", "100,60,40,30,50,20,1", "--batch", 3, "--new", 4, "--each-batch", "--json")
         rows = {one["policy"]: one["computed_rows"] for one in report["policies"]}

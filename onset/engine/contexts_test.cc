@@ -1,0 +1,184 @@
+// Parallel contexts (APE, arXiv:2502.05431): the acceptance checks of its brief on small models, in reference precision.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "onset/engine/engine.h"
+#include "onset/engine/testing.h"
+
+namespace onset {
+namespace {
+
+using namespace onset::testing;
+
+EngineOptions reference_options(int64_t pool_tokens = 4096) {
+  EngineOptions options = test_options();
+  options.precision = Precision::reference;
+  options.pool_tokens = pool_tokens;
+  return options;
+}
+
+struct Answer {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  Event last;
+};
+
+Answer ask(Engine& engine, Request request) {
+  Answer answer;
+  request.sampling.logprobs = true;
+  request.ignore_end = true;
+  const auto id = engine.submit(std::move(request), [&](const Event& event) {
+    if (event.token) {
+      answer.tokens.push_back(event.token->token);
+      answer.logprobs.push_back(event.token->logprob);
+    }
+    answer.last = event;
+  });
+  EXPECT_TRUE(id.ok()) << id.status().message();
+  run_all(engine);
+  return answer;
+}
+
+void expect_near(const Answer& a, const Answer& b, float tolerance) {
+  EXPECT_EQ(a.tokens, b.tokens);
+  ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+  for (size_t i = 0; i < a.logprobs.size(); ++i) EXPECT_NEAR(a.logprobs[i], b.logprobs[i], tolerance) << i;
+}
+
+constexpr ParallelContextsOptions plain = {.temperature = 1, .scale = 1};
+
+// Check 1. The prefix ends inside a page, so that its page is also the context's first.
+TEST(Contexts, OneContextIsSequentialEncoding) {
+  const std::vector<int32_t> prefix = random_tokens(21, 1), context = random_tokens(130, 2), query = random_tokens(17, 3);
+  std::vector<int32_t> all = prefix;
+  all.insert(all.end(), context.begin(), context.end());
+  all.insert(all.end(), query.begin(), query.end());
+  for (const bool prefix_cache : {true, false}) {
+    EngineOptions options = reference_options();
+    options.prefix_cache = prefix_cache;
+    const auto engine = make_engine(std::move(options));
+    const Answer sequential = ask(*engine, {.tokens = all, .most_new_tokens = 64});
+    const Answer parallel = ask(*engine, {.tokens = query, .most_new_tokens = 64, .contexts = {{prefix, {context}, plain}}});
+    expect_near(parallel, sequential, 1e-4f);
+    EXPECT_EQ(parallel.last.context_tokens, 21 + 130);
+    expect_no_pages(*engine);
+  }
+}
+
+// Checks 4 and 5: the order of contexts makes no difference (sequential encoding's does), and what each is read as does not depend on the
+// others.
+TEST(Contexts, TheirOrderMakesNoDifference) {
+  const auto engine = make_engine(reference_options());
+  const std::vector<int32_t> prefix = random_tokens(9, 1), query = random_tokens(12, 3);
+  std::vector<std::vector<int32_t>> texts = {random_tokens(70, 4), random_tokens(33, 5), random_tokens(128, 6)};
+  const Request request = {};
+  const Answer first = ask(*engine, {.tokens = query, .most_new_tokens = 8, .contexts = {{prefix, texts, {}}}});
+  std::swap(texts[0], texts[2]);
+  const Answer swapped = ask(*engine, {.tokens = query, .most_new_tokens = 8, .contexts = {{prefix, texts, {}}}});
+  expect_near(swapped, first, 1e-5f);
+  EXPECT_EQ(swapped.last.cached_tokens, swapped.last.context_tokens);
+  texts[1][0] ^= 1;
+  const Answer edited = ask(*engine, {.tokens = query, .most_new_tokens = 8, .contexts = {{prefix, texts, {}}}});
+  EXPECT_NE(edited.logprobs, first.logprobs);
+  EXPECT_EQ(edited.last.context_tokens - edited.last.cached_tokens, 33);
+
+  const auto joined = [&](std::vector<int> order) {
+    std::vector<int32_t> all = prefix;
+    for (const int i : order) all.insert(all.end(), texts[i].begin(), texts[i].end());
+    all.insert(all.end(), query.begin(), query.end());
+    return ask(*engine, {.tokens = all, .most_new_tokens = 1}).logprobs[0];
+  };
+  EXPECT_GT(std::fabs(joined({0, 1, 2}) - joined({2, 1, 0})), 1e-4f);
+}
+
+// Check 6: every context begins behind the prefix, the query behind the longest context.
+TEST(Contexts, PositionsAreSharedAndTheWindowHoldsTheLongest) {
+  const auto engine = make_engine(reference_options());
+  const int32_t context = engine->context();
+  const std::vector<int32_t> prefix = random_tokens(10, 1), query = random_tokens(6, 3);
+  // More tokens in all than the model's context, none of them alone.
+  std::vector<std::vector<int32_t>> texts;
+  for (int i = 0; i < 6; ++i) texts.push_back(random_tokens(context - 16 - 3 - i, 10 + i));
+  const Answer answer = ask(*engine, {.tokens = query, .contexts = {{prefix, texts, {}}}});
+  EXPECT_EQ(answer.last.finish, Finish::length);
+  EXPECT_EQ(answer.last.new_tokens, 3 + 1);  // the last one is not read
+  for (const float logprob : answer.logprobs) EXPECT_TRUE(std::isfinite(logprob));
+  EXPECT_GT(answer.last.context_tokens, 2 * context);
+  texts[0] = random_tokens(context - 10 - 5, 9);
+  const auto refused = engine->submit({.tokens = query, .contexts = {{prefix, texts, {}}}}, {});
+  EXPECT_FALSE(refused.ok());
+  expect_no_pages(*engine);
+}
+
+// Check 11: contexts that are known are not computed again, and the answer is the same to the last bit.
+TEST(Contexts, ASecondRequestComputesOnlyItsPrompt) {
+  const auto engine = make_engine(reference_options());
+  const std::vector<int32_t> prefix = random_tokens(64, 1), query = random_tokens(20, 3);
+  const std::vector<std::vector<int32_t>> texts = {random_tokens(64, 4), random_tokens(100, 5)};
+  const Answer first = ask(*engine, {.tokens = query, .most_new_tokens = 5, .contexts = {{prefix, texts, {}}}});
+  EXPECT_EQ(first.last.cached_tokens, 0);
+  const int64_t rows = engine->statistics().prompt_rows;
+  const Answer second = ask(*engine, {.tokens = query, .most_new_tokens = 5, .contexts = {{prefix, texts, {}}}});
+  EXPECT_EQ(engine->statistics().prompt_rows - rows, 20);
+  EXPECT_EQ(second.last.cached_tokens, 64 + 64 + 100);
+  EXPECT_EQ(second.logprobs, first.logprobs);
+  expect_no_pages(*engine);
+}
+
+// Among others, in small chunks: the same answers; cancelled midway: no page is lost.
+TEST(Contexts, InABusyEngine) {
+  const auto alone = make_engine(reference_options());
+  EngineOptions options = reference_options(2048);
+  options.scheduling.token_budget = 24;
+  const auto busy = make_engine(std::move(options));
+  const auto request_number = [](int i) {
+    return Request{
+        .tokens = random_tokens(5 + i, 50 + i),
+        .most_new_tokens = 6,
+        .ignore_end = true,
+        .contexts = {{random_tokens(12, 1), {random_tokens(80 + i, 60 + i), random_tokens(40, 61), random_tokens(90, 70 + i % 3)}, {}}}};
+  };
+  std::vector<Told> told(12), others(12);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 12; ++i) {
+    ids.push_back(*busy->submit(request_number(i), listen(told[i])));
+    ASSERT_TRUE(busy->submit({.tokens = random_tokens(30 + i, i), .most_new_tokens = 20, .ignore_end = true}, listen(others[i])).ok());
+  }
+  for (int step = 0; busy->has_work(); ++step) {
+    ASSERT_TRUE(busy->step().ok());
+    if (step == 3) busy->cancel(ids[1]);
+    if (step == 30) busy->cancel(ids[5]);
+  }
+  for (int i = 0; i < 12; ++i) {
+    EXPECT_EQ(told[i].ends, 1);
+    EXPECT_EQ(others[i].last.finish, Finish::length);
+    if (i == 1 || i == 5) continue;
+    EXPECT_EQ(told[i].tokens, answer(*alone, request_number(i)).tokens) << i << ": " << told[i].last.status.message();
+  }
+  expect_no_pages(*busy);
+}
+
+// Check 12.
+TEST(Contexts, WhatIsWrongIsSaid) {
+  const auto engine = make_engine(reference_options());
+  const auto refusal = [&](ParallelContexts contexts, std::vector<int32_t> query = {5}) {
+    const auto id = engine->submit({.tokens = std::move(query), .contexts = std::move(contexts)}, {});
+    return id.ok() ? std::string() : id.status().message();
+  };
+  EXPECT_EQ(refusal({{}, {{5}}, {.temperature = 0}}), "the temperature of parallel contexts is 0, expected a number above 0");
+  EXPECT_EQ(refusal({{}, {{5}}, {.scale = -1}}), "the scale of parallel contexts is -1, expected 0 or more");
+  EXPECT_EQ(refusal({{}, {{5}, {}}, {}}), "context 2 is empty: expected one token or more");
+  EXPECT_EQ(refusal({{}, {}, {}}), "the list of contexts is empty: expected one or more");
+  EXPECT_EQ(refusal({{}, {{5}}, {}}, {}), "the prompt is empty: expected one token or more");
+  EXPECT_EQ(refusal({{-3}, {{5}}, {}}), "the contexts' prefix has token id -3, expected 0 to 511");
+  EXPECT_NE(refusal({{}, {std::vector<int32_t>(600, 5)}, {}}).find("context 1 has 600 tokens with its prefix"), std::string::npos);
+  const auto windows = make_engine(test_options(fixture_model("mistral")));
+  const auto id = windows->submit({.tokens = {5}, .contexts = {{{}, {{5}}, {}}}}, {});
+  ASSERT_FALSE(id.ok());
+  EXPECT_NE(id.status().message().find("has windows"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace onset
