@@ -1,4 +1,4 @@
-# onset_room(NAME [DEPENDS rooms and libraries...] [PRIVATE libraries...])
+# onset_room(NAME [DEPENDS rooms and libraries...] [PRIVATE libraries...] [TEST_ENVIRONMENT NAME=value...])
 #
 # One folder is one target: onset_NAME holds every .cc of the folder but its tests, fuzz targets and
 # benchmarks; onset_NAME_test holds every *_test.cc; each X_fuzz.cc becomes the program onset_X_fuzz.
@@ -22,7 +22,7 @@ if(ONSET_TESTS)
 endif()
 
 function(onset_room name)
-  cmake_parse_arguments(ROOM "" "" "DEPENDS;PRIVATE" ${ARGN})
+  cmake_parse_arguments(ROOM "" "" "DEPENDS;PRIVATE;TEST_ENVIRONMENT" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS *.cc)
   set(tests ${sources})
   set(fuzzers ${sources})
@@ -41,7 +41,7 @@ function(onset_room name)
     target_link_libraries(onset_${name}_test PRIVATE onset_${name} ${ROOM_PRIVATE} GTest::gtest_main)
     target_compile_definitions(onset_${name}_test PRIVATE ONSET_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
     gtest_discover_tests(onset_${name}_test TEST_PREFIX ${name}. DISCOVERY_TIMEOUT 120
-                         PROPERTIES TIMEOUT 600 LABELS ${name})
+                         PROPERTIES TIMEOUT 600 LABELS ${name} ENVIRONMENT "${ROOM_TEST_ENVIRONMENT}")
   endif()
   if(ONSET_FUZZ)
     foreach(source ${fuzzers})

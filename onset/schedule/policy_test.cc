@@ -140,6 +140,18 @@ TEST(SarathiServe, AHigherPriorityTakesThePagesOfRunningOnes) {
   EXPECT_TRUE(step.preempt.empty() && step.admit.empty());
 }
 
+TEST(SarathiServe, NobodyComesInBeforeWhoGaveUpItsPages) {
+  ScheduleContext context = context_of({running_answer(1, 0, 40),
+                                        running_answer(2, 0, 60),
+                                        {.id = 3, .priority = 1, .prompt_tokens = 400, .known = 400},
+                                        {.id = 4, .prompt_tokens = 5, .known = 5}});
+  context.free_pages = 0;
+  const Step step = policy_of("sarathi-serve", {.token_budget = 1000, .watermark = 0})->next(context);
+  ASSERT_EQ(step.preempt.size(), 1u);
+  EXPECT_EQ(step.preempt[0].id, 2);
+  EXPECT_EQ(ids(step.admit), std::vector<RequestId>{3});  // 35 pages would be left for request 4
+}
+
 TEST(SarathiServe, AHigherPriorityTakesAPlaceOfTheBudgetAndTheBudgetItself) {
   const auto policy = policy_of("sarathi-serve", {.token_budget = 2});
   Step step = policy->next(

@@ -34,6 +34,8 @@ Step SarathiServe::next(const ScheduleContext& context) {
   const int32_t most_prompts = options_.prompts_per_step > 0 ? options_.prompts_per_step : unlimited;
   int32_t prompts = 0;
   for (const ScheduledRequest* request : builder.in_order()) {
+    // Who lost its pages to a better one comes back before those behind it come in.
+    closed = closed || builder.was_preempted(*request);
     if (builder.was_preempted(*request) || (request->admitted ? continues_answer(*request) : closed)) continue;
     if (continues_answer(*request)) {  // comes back with its pages
       closed = !builder.budget_left() || !take_in(builder, *request) || !builder.run_readmitted_answer(*request);
