@@ -151,6 +151,15 @@ class Claims:
         sys.stdout.flush()
 
 
+def measure_long(script, measure, prefix):
+    """All of a script whose rows below `prefix` are long ones: measure(claims) reports them."""
+    claims = Claims(script)
+    with claims.rows(prefix):
+        if claims.long:
+            measure(claims)
+    claims.finish()
+
+
 # --- where things are ----------------------------------------------------------------------------
 
 

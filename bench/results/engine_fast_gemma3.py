@@ -4,21 +4,16 @@ import common
 import peers
 
 
-def main():
-    claims = common.Claims(__file__)
-    with claims.rows("engine.fast.gemma3"):
-        if not claims.long:
-            claims.finish()
-        report = peers.compare("--model", common.model(common.GEMMA3), "--peers", "llama.cpp,ik_llama.cpp", "--repeat", 5,
-                               timeout=2 * 3600)
-        peers.check_quiet(report)
-        mine, right = peers.engines(report)
-        right = peers.only(right, "ik_llama.cpp")
-        for tokens in peers.PROMPTS:
-            peers.ratio(claims, f"engine.fast.gemma3.prefill.{tokens}", mine, right, lambda e, n=tokens: e.prefill(n))
-        peers.ratio(claims, "engine.fast.gemma3.decode", mine, right, lambda e: e.decode())
-    claims.finish()
+def measure(claims):
+    report = peers.compare("--model", common.model(common.GEMMA3), "--peers", "llama.cpp,ik_llama.cpp", "--repeat", 5,
+                           timeout=2 * 3600)
+    peers.check_quiet(report)
+    mine, right = peers.engines(report)
+    right = peers.only(right, "ik_llama.cpp")
+    for tokens in peers.PROMPTS:
+        peers.ratio(claims, f"engine.fast.gemma3.prefill.{tokens}", mine, right, lambda e, n=tokens: e.prefill(n))
+    peers.ratio(claims, "engine.fast.gemma3.decode", mine, right, lambda e: e.decode())
 
 
 if __name__ == "__main__":
-    main()
+    common.measure_long(__file__, measure, "engine.fast.gemma3")

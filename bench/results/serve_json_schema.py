@@ -65,14 +65,9 @@ def is_valid(judge, text):
         return False
 
 
-def main():
-    claims = common.Claims(__file__)
-    with claims.rows("serve.json_schema"):
-        if not claims.long:
-            claims.finish()
-        measure(claims, common.model(common.SMOLLM2))
-    claims.finish()
+def measure(claims):
+    measure(claims, common.model(common.SMOLLM2))
 
 
 if __name__ == "__main__":
-    main()
+    common.measure_long(__file__, measure, "serve.json_schema")

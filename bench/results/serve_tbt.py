@@ -26,14 +26,9 @@ def measure(claims, model):
         claims.report(f"{name}.least", late / target)
 
 
-def main():
-    claims = common.Claims(__file__)
-    with claims.rows("serve.tbt"):
-        if not claims.long:
-            claims.finish()
-        measure(claims, common.model(common.SMOLLM2))
-    claims.finish()
+def measure(claims):
+    measure(claims, common.model(common.SMOLLM2))
 
 
 if __name__ == "__main__":
-    main()
+    common.measure_long(__file__, measure, "serve.tbt")

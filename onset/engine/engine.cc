@@ -234,13 +234,7 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   const bool begins = conversation->tokens.empty() && !request.contexts;
   ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
   const auto earlier = static_cast<int32_t>(conversation->tokens.size());
-  if (request.contexts) {
-    ONSET_TRY(state.check_contexts(request));
-    conversation->plain = false;
-    size_t longest = 0;
-    for (const auto& text : request.contexts->texts) longest = std::max(longest, text.size());
-    conversation->first_position = static_cast<int32_t>(request.contexts->prefix.size() + longest);
-  }
+  if (request.contexts) ONSET_TRY(state.place_behind_contexts(request, *conversation));
   const int32_t first_position = conversation->first_position;
   ONSET_TRY(state.check_prompt(request, tokens, first_position + earlier));
   ONSET_TRY(check_sampling(request.sampling, state.model->config().vocabulary));

@@ -41,6 +41,16 @@ Status Engine::State::check_contexts(const Request& request) const {
   return error(Code::resource_exhausted, "the contexts need {} pages, the key/value pool has {}", pages, pool->pages());
 }
 
+// The request's own tokens begin behind the longest of its contexts: all of them begin at the same position.
+Status Engine::State::place_behind_contexts(const Request& request, Conversation& conversation) const {
+  ONSET_TRY(check_contexts(request));
+  size_t longest = 0;
+  for (const auto& text : request.contexts->texts) longest = std::max(longest, text.size());
+  conversation.plain = false;
+  conversation.first_position = static_cast<int32_t>(request.contexts->prefix.size() + longest);
+  return {};
+}
+
 // The first request that waits for contexts gets them read; those behind it have to wait, so that no two of them hold what the other needs.
 void Engine::State::prepare_contexts() {
   const auto found =
@@ -88,7 +98,7 @@ void Engine::State::read_context(RunningRequest& running, size_t index) {
     }
     // Others have the pool's other pages: it waits its turn.
     conversation->cache.truncate(0);
-    prefixes->cut(conversation->prefix, 0);
+    conversation->prefix.cut(0);
     conversation->computed = 0;
     reserve(*conversation, 0);
   }

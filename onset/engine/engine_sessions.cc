@@ -52,7 +52,7 @@ Result<int32_t> Engine::truncate_session(int64_t session, int32_t length) {
   if (length < conversation.computed) {
     if (!window_is_kept(conversation.cache, length)) length = 0;
     conversation.cache.truncate(length);
-    if (state_->prefixes) state_->prefixes->cut(conversation.prefix, length / page_tokens * page_tokens);
+    conversation.prefix.cut(length / page_tokens * page_tokens);
     conversation.computed = length;
     state_->reserve(conversation, conversation.cache.pages_held() - state_->prefix_pages(conversation));
   }

@@ -26,6 +26,7 @@ struct Engine::State {
 
   // --- contexts that requests refer to ----------------------------------------------------------------------------
   Status check_contexts(const Request& request) const;
+  Status place_behind_contexts(const Request& request, Conversation& conversation) const;
   void prepare_contexts();
   void read_context(RunningRequest& running, size_t index);
   void take_contexts(RunningRequest& running);
@@ -41,6 +42,8 @@ struct Engine::State {
   int64_t taken_pages() const { return reserved_pages + (prefixes ? prefixes->pinned_pages() : 0); }
   void reserve(Conversation& conversation, int64_t pages);
   int64_t prefix_pages(const Conversation& conversation) const;
+  int64_t shared_pages(const Conversation& conversation) const;
+  int64_t own_pages(const Conversation& conversation) const;
   void look_up(RunningRequest& running, int& looks);
   void attach_prefix(RunningRequest& running);
   void publish_prefix(RunningRequest& running);

@@ -4,6 +4,12 @@
 #include "onset/engine/engine_state.h"
 
 namespace onset {
+namespace {
+
+// Requests that are looked up in the prefix cache in one step.
+constexpr int most_looks = 64;
+
+}  // namespace
 
 ScheduleContext Engine::State::schedule_context() {
   ScheduleContext seen{.layers = layout.layers,
@@ -15,26 +21,25 @@ ScheduleContext Engine::State::schedule_context() {
                        .cost = options.cost.get(),
                        .most_seconds = options.most_step_seconds};
   seen.requests.reserve(requests.size());
-  int looks = 64;
+  int looks = most_looks;
   for (const auto& running : requests) {
     if (running->unready()) continue;
     const Conversation& conversation = *running->conversation;
     look_up(*running, looks);
-    seen.requests.push_back(
-        {.id = running->id,
-         .priority = running->request.priority,
-         .prompt_tokens = running->prompt_end,
-         .most_new_tokens = running->most_new_tokens,
-         .computed = conversation.computed + running->known_prefix.tokens,
-         .known = running->known(),
-         .layer = running->layer,
-         .piece = running->piece,
-         .admitted = running->admitted,
-         .swapped = conversation.cache.swapped_out(),
-         .fixed = running->fixed,
-         .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
-         .pages = conversation.reserved_pages + (prefixes ? prefixes->own_pages(conversation.prefix) : 0),
-         .shared_pages = running->known_prefix.shared_pages + (prefixes ? prefixes->shared_pages(conversation.prefix) : 0)});
+    seen.requests.push_back({.id = running->id,
+                             .priority = running->request.priority,
+                             .prompt_tokens = running->prompt_end,
+                             .most_new_tokens = running->most_new_tokens,
+                             .computed = conversation.computed + running->known_prefix.tokens,
+                             .known = running->known(),
+                             .layer = running->layer,
+                             .piece = running->piece,
+                             .admitted = running->admitted,
+                             .swapped = conversation.cache.swapped_out(),
+                             .fixed = running->fixed,
+                             .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
+                             .pages = own_pages(conversation),
+                             .shared_pages = running->known_prefix.shared_pages + shared_pages(conversation)});
   }
   return seen;
 }
@@ -45,9 +50,16 @@ void Engine::State::reserve(Conversation& conversation, int64_t pages) {
   conversation.reserved_pages = pages;
 }
 
-// Pages that the prefix cache answers for.
+// Pages that the prefix cache answers for, and those of them that others use too.
 int64_t Engine::State::prefix_pages(const Conversation& conversation) const {
-  return prefixes ? prefixes->own_pages(conversation.prefix) + prefixes->shared_pages(conversation.prefix) : 0;
+  return prefixes ? prefixes->pages(conversation.prefix) : 0;
+}
+int64_t Engine::State::shared_pages(const Conversation& conversation) const {
+  return prefixes ? prefixes->shared_pages(conversation.prefix) : 0;
+}
+// Pages that nobody else holds: what the pool gets when the conversation gives up its own.
+int64_t Engine::State::own_pages(const Conversation& conversation) const {
+  return conversation.reserved_pages + prefix_pages(conversation) - shared_pages(conversation);
 }
 
 // What the prefix cache has of a request that waits to begin. `looks`: how many requests may still be looked up in this step; those behind
@@ -97,7 +109,7 @@ void Engine::State::publish_prefix(RunningRequest& running) {
 // What was computed is forgotten; what is known stays, and is read again as if it were a prompt.
 void Engine::State::forget_computed(RunningRequest& running) {
   running.conversation->truncate_cache(0);
-  if (prefixes) prefixes->cut(running.conversation->prefix, 0);
+  running.conversation->prefix.cut(0);
   running.conversation->computed = 0;
   running.layer = running.piece = 0;
 }
@@ -113,7 +125,7 @@ void Engine::State::preempt(RunningRequest& running, PreemptionKind kind) {
   }
   if (kind == PreemptionKind::swap && written.ok()) {
     ++counts.preempted_to_file;
-    if (prefixes) prefixes->cut(conversation.prefix, 0);
+    conversation.prefix.cut(0);
   } else {
     ++counts.preempted_to_recompute;
     forget_computed(running);
@@ -164,7 +176,7 @@ Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
   for (const Admission& admission : step.admit) {
     RunningRequest* running = find(admission.id);
     if (running == nullptr || running->admitted) return error(Code::failed, "it admits request {}, which does not wait", admission.id);
-    const int64_t held = running->conversation->reserved_pages + (prefixes ? prefixes->own_pages(running->conversation->prefix) : 0);
+    const int64_t held = own_pages(*running->conversation);
     if (taken_pages() - held + admission.pages > pool->pages()) {
       return error(Code::failed, "it admits more than the {} pages of the pool", pool->pages());
     }
@@ -380,7 +392,7 @@ void Engine::State::end(RunningRequest& running, Event event) {
   // What ends gives its pages back; a session keeps those that it has filled.
   if (running.request.session == 0 && !running.keeps) {
     conversation.cache.truncate(0);
-    if (prefixes) prefixes->cut(conversation.prefix, 0);
+    conversation.prefix.cut(0);
   }
   reserve(conversation, conversation.cache.pages_held() - prefix_pages(conversation));
   running.conversation.reset();

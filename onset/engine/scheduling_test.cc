@@ -21,16 +21,9 @@ EngineOptions one_thread() {
   return options;
 }
 
-std::vector<int32_t> random_prompt(int32_t tokens, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> prompt(tokens);
-  for (int32_t& value : prompt) value = 3 + static_cast<int32_t>(random() % 500);
-  return prompt;
-}
-
 // Every second request draws its tokens, so that the state of samplers matters too.
 Request request_number(int i) {
-  Request request{.tokens = random_prompt(1 + i * 7 % 150, i), .most_new_tokens = 1 + i * 5 % 90, .ignore_end = true};
+  Request request{.tokens = random_tokens(1 + i * 7 % 150, i), .most_new_tokens = 1 + i * 5 % 90, .ignore_end = true};
   if (i % 2 == 1) request.sampling = {.temperature = 0.9f, .seed = uint64_t(i)};
   return request;
 }
@@ -115,7 +108,7 @@ TEST(EngineScheduling, APreemptedRequestsFirstTokenKeepsItsTimeAndRequestsTheirP
   for (int i = 0; i < 4; ++i) {
     const auto listener = listen(told[i]);
     ASSERT_TRUE(engine
-                    ->submit({.tokens = random_prompt(30, i), .most_new_tokens = 100, .ignore_end = true},
+                    ->submit({.tokens = random_tokens(30, i), .most_new_tokens = 100, .ignore_end = true},
                              [&, i, listener](const Event& event) {
                                first_token[i].push_back(event.first_token_seconds);
                                listener(event);
@@ -181,7 +174,7 @@ TEST(EngineScheduling, CancellingAPreemptedRequestFreesWhatItHas) {
     std::vector<Told> told(3);
     std::vector<RequestId> ids;
     for (int i = 0; i < 3; ++i) {
-      ids.push_back(*engine->submit({.tokens = random_prompt(30, i), .most_new_tokens = 100, .ignore_end = true}, listen(told[i])));
+      ids.push_back(*engine->submit({.tokens = random_tokens(30, i), .most_new_tokens = 100, .ignore_end = true}, listen(told[i])));
     }
     do {
       ASSERT_TRUE(engine->step().ok());
@@ -206,7 +199,7 @@ TEST(EngineScheduling, WhoseRowsAreWatchedIsNotPreempted) {
   std::vector<int> rows(100);
   const int64_t session = engine->open_session();
   for (int i = 0; i < 12; ++i) {
-    Request request{.tokens = random_prompt(60, i), .most_new_tokens = 60, .ignore_end = true};
+    Request request{.tokens = random_tokens(60, i), .most_new_tokens = 60, .ignore_end = true};
     if (i == 5) request.session = session;
     if (i == 7) request.on_hidden = [&](int32_t position, std::span<const float>) { ++rows[position]; };
     ASSERT_TRUE(engine->submit(std::move(request), listen(told[i])).ok());
@@ -248,7 +241,7 @@ TEST(EngineScheduling, AHigherPriorityTakesTheOnlyPlaceAndBothAreAnsweredInFull)
     options.scheduling.preemption = kind;
     const auto engine = make_engine(std::move(options));
     const auto request = [](uint32_t seed, int32_t priority) {
-      return Request{.tokens = random_prompt(30, seed), .most_new_tokens = 40, .ignore_end = true, .priority = priority};
+      return Request{.tokens = random_tokens(30, seed), .most_new_tokens = 40, .ignore_end = true, .priority = priority};
     };
     Told low, high;
     ASSERT_TRUE(engine->submit(request(1, 0), listen(low)).ok());
@@ -273,7 +266,7 @@ TEST(EngineScheduling, ADeadlineEndsARequestWhereverItIs) {
   const auto engine = make_engine(std::move(options));
   Told running, waiting, hopeless, free;
   ASSERT_TRUE(engine->submit({.tokens = {5}, .most_new_tokens = 400, .ignore_end = true}, listen(running)).ok());
-  ASSERT_TRUE(engine->submit({.tokens = random_prompt(10, 1), .deadline_seconds = 49}, listen(hopeless)).ok());
+  ASSERT_TRUE(engine->submit({.tokens = random_tokens(10, 1), .deadline_seconds = 49}, listen(hopeless)).ok());
   ASSERT_TRUE(
       engine->submit({.tokens = {5}, .most_new_tokens = 400, .ignore_end = true, .deadline_seconds = 5.0 + 1e-3}, listen(waiting)).ok());
   ASSERT_TRUE(engine->submit({.tokens = {5}, .most_new_tokens = 2, .deadline_seconds = 3600}, listen(free)).ok());
@@ -303,10 +296,10 @@ TEST(EngineScheduling, StatisticsSayHowItStands) {
   options.cost = std::make_shared<LinearStepCost>(StepWeights{.per_step = 0.5});
   const auto engine = make_engine(std::move(options));
   Told told[3];
-  ASSERT_TRUE(engine->submit({.tokens = random_prompt(4, 1), .most_new_tokens = 50, .ignore_end = true}, listen(told[0])).ok());
+  ASSERT_TRUE(engine->submit({.tokens = random_tokens(4, 1), .most_new_tokens = 50, .ignore_end = true}, listen(told[0])).ok());
   ASSERT_TRUE(engine->step().ok());
-  ASSERT_TRUE(engine->submit({.tokens = random_prompt(40, 1), .most_new_tokens = 5}, listen(told[1])).ok());
-  ASSERT_TRUE(engine->submit({.tokens = random_prompt(40, 2), .most_new_tokens = 5}, listen(told[2])).ok());
+  ASSERT_TRUE(engine->submit({.tokens = random_tokens(40, 1), .most_new_tokens = 5}, listen(told[1])).ok());
+  ASSERT_TRUE(engine->submit({.tokens = random_tokens(40, 2), .most_new_tokens = 5}, listen(told[2])).ok());
   EXPECT_EQ(engine->statistics().waiting, 2);
   ASSERT_TRUE(engine->step().ok());
   const EngineStatistics statistics = engine->statistics();

@@ -39,7 +39,12 @@ struct PrefixLease::Node {
 };
 
 PrefixLease::~PrefixLease() {
-  if (cache_ != nullptr) cache_->cut(*this, 0);
+  cut(0);
+}
+
+void PrefixLease::cut(int32_t tokens) {
+  // From the end: a parent is used more recently than its children, and goes after them.
+  for (; this->tokens() > tokens; path_.pop_back()) cache_->leave(*path_.back());
 }
 
 PrefixCache::PrefixCache(const CacheLayout& layout, PagePool& pool) : layout_(&layout), pool_(&pool) {
@@ -117,10 +122,6 @@ int64_t PrefixCache::shared_pages(const PrefixLease& lease) const {
   return node_pages_ * std::count_if(lease.path_.begin(), lease.path_.end(), [](const Node* node) { return node->users > 1; });
 }
 
-int64_t PrefixCache::own_pages(const PrefixLease& lease) const {
-  return node_pages_ * static_cast<int64_t>(lease.path_.size()) - shared_pages(lease);
-}
-
 // --- who uses what ------------------------------------------------------------------------------------------------
 
 int64_t PrefixCache::pages_in(const Node& node) const {
@@ -154,14 +155,6 @@ void PrefixCache::touch(Node& node) {
   if (listed) idle_leaves_.insert({node.used_at, &node});
 }
 
-void PrefixCache::cut(PrefixLease& lease, int32_t tokens) {
-  // From the end: a parent is used more recently than its children, and goes after them.
-  while (lease.tokens() > tokens) {
-    leave(*lease.path_.back());
-    lease.path_.pop_back();
-  }
-}
-
 // --- sharing ------------------------------------------------------------------------------------------------------
 
 int32_t PrefixCache::attach(const std::string& space, std::span<const int32_t> tokens, SequenceCache& sequence, PrefixLease& lease) {
@@ -181,7 +174,7 @@ int32_t PrefixCache::attach(const std::string& space, std::span<const int32_t> t
       found.tail_tokens = 0;
       // The end is another one now: windows may reach pages that were not looked at.
       if (!windows_are_kept(found)) {
-        cut(lease, 0);
+        lease.cut(0);
         return 0;
       }
     }
@@ -217,15 +210,20 @@ void PrefixCache::drop_beginnings(Node& parent, std::span<const int32_t> tokens)
     Node& before = *std::prev(child)->second;
     if (before.users > 0 || before.whole() || common_beginning(before.tokens(), tokens) < static_cast<int32_t>(before.tokens().size()))
       return;
-    // The parent stays: something is about to be added to it.
-    idle_leaves_.erase({before.used_at, &before});
-    idle_pages_ -= pages_in(before);
-    for (const PageId page : before.pages) {
-      if (page != no_page) pool_->release(page);
-    }
-    parent.children.erase(before.place);
+    erase(before);  // the parent stays: something is about to be added to it
     child = parent.children.lower_bound(tokens);
   }
+}
+
+// Where the lease's sequence goes on: its last node, or the root of the space, made if it is missing.
+PrefixCache::Node& PrefixCache::end_of(const std::string& space, const PrefixLease& lease) {
+  if (!lease.path_.empty()) return *lease.path_.back();
+  std::unique_ptr<Node>& root = roots_[space];
+  if (root == nullptr) {
+    root = std::make_unique<Node>();
+    root->space = space;
+  }
+  return *root;
 }
 
 // The child of `parent` for these tokens, which are page number `page` of the sequence; made if it is missing.
@@ -263,17 +261,10 @@ PrefixCache::Node* PrefixCache::extend(Node& parent, std::span<const int32_t> to
 
 void PrefixCache::publish(const std::string& space, std::span<const int32_t> tokens, SequenceCache& sequence, PrefixLease& lease) {
   const auto whole = static_cast<int32_t>(tokens.size()) / page_tokens * page_tokens;
-  if (lease.tokens() >= whole) return;
   lease.cache_ = this;
-  std::unique_ptr<Node>& root = roots_[space];
-  if (root == nullptr) {
-    root = std::make_unique<Node>();
-    root->space = space;
-  }
   while (lease.tokens() < whole) {
-    Node& parent = lease.path_.empty() ? *root : *lease.path_.back();
     const auto page = static_cast<int32_t>(lease.path_.size());
-    Node* node = extend(parent, tokens.subspan(lease.tokens(), page_tokens), sequence, page);
+    Node* node = extend(end_of(space, lease), tokens.subspan(lease.tokens(), page_tokens), sequence, page);
     use(*node);
     lease.path_.push_back(node);
   }
@@ -283,12 +274,7 @@ void PrefixCache::publish_all(const std::string& space, std::span<const int32_t>
   publish(space, tokens, sequence, lease);
   const std::span<const int32_t> tail = tokens.subspan(lease.tokens());
   if (tail.empty()) return;
-  std::unique_ptr<Node>& root = roots_[space];
-  if (root == nullptr) {
-    root = std::make_unique<Node>();
-    root->space = space;
-  }
-  Node& parent = lease.path_.empty() ? *root : *lease.path_.back();
+  Node& parent = end_of(space, lease);
   // A longer one that begins so serves as well.
   const auto after = parent.children.lower_bound(tail);
   if (after != parent.children.end() && common_beginning(after->first, tail) == static_cast<int32_t>(tail.size())) return;
@@ -297,14 +283,18 @@ void PrefixCache::publish_all(const std::string& space, std::span<const int32_t>
 
 // --- giving back --------------------------------------------------------------------------------------------------
 
-void PrefixCache::remove(Node& node) {
+void PrefixCache::erase(Node& node) {
   idle_leaves_.erase({node.used_at, &node});
   idle_pages_ -= pages_in(node);
   for (const PageId page : node.pages) {
     if (page != no_page) pool_->release(page);
   }
+  node.parent->children.erase(node.place);
+}
+
+void PrefixCache::remove(Node& node) {
   Node& parent = *node.parent;
-  parent.children.erase(node.place);
+  erase(node);
   if (parent.parent != nullptr) {
     list_if_idle_leaf(parent);
   } else if (parent.children.empty()) {

@@ -37,6 +37,8 @@ class PrefixLease {
 
   // Tokens in the tree, from the sequence's first one on; a multiple of page_tokens.
   int32_t tokens() const { return static_cast<int32_t>(path_.size()) * page_tokens; }
+  // Lets go of what lies beyond the first `tokens` tokens.
+  void cut(int32_t tokens);
 
  private:
   friend class PrefixCache;
@@ -70,8 +72,6 @@ class PrefixCache {
   void publish(const std::string& space, std::span<const int32_t> tokens, SequenceCache& sequence, PrefixLease& lease);
   // The same, and the tokens in the last page too. The sequence ends here: it must not write to that page again.
   void publish_all(const std::string& space, std::span<const int32_t> tokens, SequenceCache& sequence, PrefixLease& lease);
-  // Lets go of what lies beyond the first `tokens` tokens.
-  void cut(PrefixLease& lease, int32_t tokens);
 
   // Gives back to the pool what nobody uses, until `pages` are free there or nothing is left to give.
   void reclaim(int64_t pages);
@@ -79,10 +79,10 @@ class PrefixCache {
   void clear() { reclaim(pool_->pages()); }
 
   // How pages are accounted for: pages of layers without a window that are in the tree and in use by some sequence; and of these, those of
-  // one lease that others use too, or that it uses alone.
+  // one lease, and the ones of them that others use too.
   int64_t pinned_pages() const { return used_nodes_ * node_pages_; }
+  int64_t pages(const PrefixLease& lease) const { return node_pages_ * static_cast<int64_t>(lease.path_.size()); }
   int64_t shared_pages(const PrefixLease& lease) const;
-  int64_t own_pages(const PrefixLease& lease) const;
   // Pages that only the tree holds and would give back.
   int64_t idle_pages() const { return idle_pages_; }
 
@@ -99,12 +99,14 @@ class PrefixCache {
   Found find(const std::string& space, std::span<const int32_t> tokens) const;
   bool windows_are_kept(const Found& found) const;
   bool needed(int32_t window, int32_t page, int32_t tokens) const;
+  Node& end_of(const std::string& space, const PrefixLease& lease);
   Node* extend(Node& parent, std::span<const int32_t> tokens, SequenceCache& sequence, int32_t page);
   void drop_beginnings(Node& parent, std::span<const int32_t> tokens);
   void use(Node& node);
   void leave(Node& node);
   void touch(Node& node);
   void remove(Node& node);
+  void erase(Node& node);
   void drop_window_pages(Node& node);
   void list_if_idle_leaf(Node& node);
   int64_t pages_in(const Node& node) const;

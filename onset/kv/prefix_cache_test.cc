@@ -23,7 +23,7 @@ class Text {
       : prefixes_(prefixes), space_(std::move(space)), cache_(layout, pool) {}
   ~Text() {
     cache_.truncate(0);
-    prefixes_.cut(lease_, 0);
+    lease_.cut(0);
   }
   Text(const Text&) = delete;
   Text& operator=(const Text&) = delete;
@@ -136,7 +136,8 @@ TEST(PrefixCache, ATextThatWasReadIsKnownToItsLastToken) {
   text.check();
   EXPECT_EQ(text.lease().tokens(), 128);
   EXPECT_EQ(world.prefixes.pinned_pages(), 2 * 4);
-  EXPECT_EQ(world.prefixes.own_pages(text.lease()), 2 * 4);
+  EXPECT_EQ(world.prefixes.pages(text.lease()), 2 * 4);
+  EXPECT_EQ(world.prefixes.shared_pages(text.lease()), 0);
 }
 
 TEST(PrefixCache, TextsPartWhereTheyDiffer) {
@@ -187,7 +188,7 @@ TEST(PrefixCache, EqualTextsReadAtOnceEndWithTheSamePages) {
   EXPECT_EQ(world.pool.free_pages(), world.pool.pages() - 2);
   EXPECT_EQ(one.cache().page(0, 0, 1), other.cache().page(0, 0, 1));
   EXPECT_EQ(world.prefixes.shared_pages(one.lease()), 2);
-  EXPECT_EQ(world.prefixes.own_pages(one.lease()), 0);
+  EXPECT_EQ(world.prefixes.pages(one.lease()), world.prefixes.shared_pages(one.lease()));
   other.check();
 }
 

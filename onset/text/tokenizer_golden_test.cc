@@ -27,7 +27,7 @@ class GoldenTokenIds : public ::testing::TestWithParam<Model> {
  protected:
   void SetUp() override {
     const std::filesystem::path path = cache_folder() / "models" / GetParam().file;
-    if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there";
+    if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there (tools/start fetches the default model)";
     if (!std::filesystem::exists(kShared / "golden" / "token-ids.json")) GTEST_SKIP() << kShared << " is not there";
     Result<ModelFile> file = open_gguf(path);
     ASSERT_TRUE(file.ok()) << file.status().message();

@@ -127,7 +127,7 @@ INSTANTIATE_TEST_SUITE_P(All, SentencePieceGguf, ::testing::Values("sentencepiec
 
 TEST(DefaultModelsTokenizer, GivesTheReferencesIdsAndTexts) {
   const std::filesystem::path path = cache_folder() / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf";
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not there (tools/start fetches the default model)";
   const Result<ModelFile> file = open_gguf(path);
   ASSERT_TRUE(file.ok()) << file.status().message();
   const Result<Tokenizer> tokenizer = load_tokenizer(*file);
