@@ -1,4 +1,5 @@
-"""Time to the first token where most of the prompt was read before: a known prefix, and contexts encoded apart (APE, arXiv:2502.05431).
+"""Time to the first token where most of the prompt was read before: a known prefix, contexts encoded apart (APE, arXiv:2502.05431), and
+contexts of which a part is computed again (CacheBlend, arXiv:2405.16444).
 
     python3 bench/results/reuse_ttft.py
 """
@@ -27,6 +28,8 @@ def main():
         for tokens, name in ROWS.items():
             ways = report_of(model, tokens)
             claims.report(name, ways["contexts one after the other"] / ways["known contexts, parallel"])
+            if tokens == 4096:
+                claims.report("reuse.cacheblend.4096", ways["contexts one after the other"] / ways["known contexts, blended"])
         claims.report("reuse.prefix.ttft", ways["all of it"] / ways["behind a known prefix"])
     claims.finish()
 

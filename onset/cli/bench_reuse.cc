@@ -16,6 +16,7 @@ struct ReuseFlags {
   EngineFlags engine;
   std::vector<int32_t> tokens = {4096};
   int32_t new_tokens = 64, query = 128, contexts = 8, prefix = 32, repeat = 5;
+  float ratio = CacheBlendOptions().ratio;
   uint64_t seed = 1;
   bool json = false;
 };
@@ -29,6 +30,9 @@ void declare(CLI::App& command, ReuseFlags& options) {
   command.add_option("--new", options.new_tokens, "tokens behind a cached prefix")->check(some)->capture_default_str();
   command.add_option("--query", options.query, "tokens behind parallel contexts")->check(some)->capture_default_str();
   command.add_option("--contexts", options.contexts, "how many contexts the tokens make")->check(some)->capture_default_str();
+  command.add_option("--ratio", options.ratio, "share of the contexts' tokens that blending computes again")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   command.add_option("--prefix", options.prefix, "tokens before every context")->check(some)->capture_default_str();
   command.add_option("--repeat", options.repeat, "how often each is measured; they take turns")
       ->check(CLI::Range(1, 1000))
@@ -41,6 +45,7 @@ void declare(CLI::App& command, ReuseFlags& options) {
 
 struct Way {
   std::string name;
+  size_t against = 0;  // the way without reuse, among the ways
   int64_t prompt_tokens = 0;
   std::function<Request()> request;
   std::vector<double> seconds = {};
@@ -71,7 +76,8 @@ Status measure(Engine& engine, Way& way, bool keep) {
   return {};
 }
 
-// The ways to one prompt: all of it, what follows a prefix that is known, and a query to contexts that are known.
+// The ways to one prompt: all of it, what follows a prefix that is known, and a query to contexts that are known: side by side, blended,
+// and as they are.
 std::vector<Way> ways_of(const ReuseFlags& options, int32_t tokens, int32_t vocabulary, std::mt19937_64& random) {
   const auto text = random_tokens(random, tokens, vocabulary), added = random_tokens(random, options.new_tokens, vocabulary);
   const auto prefix = random_tokens(random, options.prefix, vocabulary), query = random_tokens(random, options.query, vocabulary);
@@ -83,18 +89,33 @@ std::vector<Way> ways_of(const ReuseFlags& options, int32_t tokens, int32_t voca
   }
   sequence = joined(joined(sequence, text), query);
   const auto size = [](const std::vector<int32_t>& list) { return static_cast<int64_t>(list.size()); };
+  const auto with_contexts = [=](auto reuse) {
+    return [=] { return Request{.tokens = query, .contexts = Contexts{prefix, contexts, reuse}}; };
+  };
   return {{.name = "all of it",
+           .against = 0,
            .prompt_tokens = tokens + options.new_tokens,
            .request = [=] { return Request{.tokens = joined(text, added), .prefix_cache = false}; }},
           {.name = "behind a known prefix",
+           .against = 0,
            .prompt_tokens = tokens + options.new_tokens,
            .request = [=] { return Request{.tokens = joined(text, added)}; }},
           {.name = "contexts one after the other",
+           .against = 2,
            .prompt_tokens = size(sequence),
            .request = [=] { return Request{.tokens = sequence, .prefix_cache = false}; }},
-          {.name = "known contexts, parallel", .prompt_tokens = size(sequence), .request = [=] {
-             return Request{.tokens = query, .contexts = ParallelContexts{prefix, contexts, {}}};
-           }}};
+          {.name = "known contexts, parallel",
+           .against = 2,
+           .prompt_tokens = size(sequence),
+           .request = with_contexts(ParallelContextsOptions())},
+          {.name = "known contexts, blended",
+           .against = 2,
+           .prompt_tokens = size(sequence),
+           .request = with_contexts(CacheBlendOptions{.ratio = options.ratio})},
+          {.name = "known contexts, as they are",
+           .against = 2,
+           .prompt_tokens = size(sequence),
+           .request = with_contexts(CacheBlendOptions{.ratio = 0})}};
 }
 
 Status run(const ReuseFlags& options) {
@@ -104,7 +125,7 @@ Status run(const ReuseFlags& options) {
   }
   const int32_t most = *std::max_element(options.tokens.begin(), options.tokens.end());
   const int64_t page_ends = int64_t{options.contexts + 4} * page_tokens;
-  const int64_t pool = 4 * (most + options.prefix + options.query + options.new_tokens + page_ends);
+  const int64_t pool = 6 * (most + options.prefix + options.query + options.new_tokens + page_ends);
   ONSET_ASSIGN(const auto engine, load_engine(options.engine, pool));
   std::mt19937_64 random(options.seed);
   const int32_t vocabulary = engine->model().config().vocabulary;
@@ -121,7 +142,7 @@ Status run(const ReuseFlags& options) {
                  return request;
                }};
     ONSET_TRY(measure(*engine, before, false));
-    ONSET_TRY(measure(*engine, ways[3], false));
+    for (size_t i = 3; i < ways.size(); ++i) ONSET_TRY(measure(*engine, ways[i], false));
     for (int32_t round = 0; round < options.repeat; ++round) {
       for (Way& way : ways) {
         // What is new stays new: other tokens each time.
@@ -135,15 +156,15 @@ Status run(const ReuseFlags& options) {
       }
     }
     for (size_t i = 0; i < ways.size(); ++i) {
-      const double seconds = median(ways[i].seconds), faster = median(ways[i / 2 * 2].seconds) / seconds;
+      const double seconds = median(ways[i].seconds), faster = median(ways[ways[i].against].seconds) / seconds;
       list.push_back({{"tokens", tokens},
                       {"way", ways[i].name},
                       {"prompt_tokens", ways[i].prompt_tokens},
                       {"cached_tokens", ways[i].cached},
                       {"first_token_seconds", ways[i].seconds},
                       {"times_as_fast", faster}});
-      rows.push_back(
-          {std::to_string(tokens), ways[i].name, fmt::format("{:.1f}", 1e3 * seconds), i % 2 == 0 ? "" : fmt::format("{:.1f}", faster)});
+      rows.push_back({std::to_string(tokens), ways[i].name, fmt::format("{:.1f}", 1e3 * seconds),
+                      ways[i].against == i ? "" : fmt::format("{:.1f}", faster)});
     }
   }
   if (options.json) return write_json({{"model", engine->model().file().path().string()}, {"ways", list}});

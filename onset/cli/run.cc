@@ -25,6 +25,9 @@ struct RunOptions {
   std::vector<std::string> contexts;
   std::string reuse = "prefix";
   ParallelContextsOptions parallel;
+  CacheBlendOptions blend;
+  std::string blend_metric = cache_blend_metric_name(CacheBlendMetric::keys_values);
+  std::string blend_schedule = cache_blend_schedule_name(CacheBlendSchedule::single);
 };
 
 void declare(CLI::App& command, RunOptions& options) {
@@ -43,8 +46,10 @@ void declare(CLI::App& command, RunOptions& options) {
       ->group(group);
   command
       .add_option("--reuse", options.reuse,
-                  "prefix: the contexts one after the other; ape: each read by itself, behind the same beginning (arXiv:2502.05431)")
-      ->check(CLI::IsMember({"prefix", "ape"}))
+                  "prefix: the contexts one after the other; ape: each read by itself, behind the same beginning (arXiv:2502.05431); "
+                  "cacheblend: each read by itself, and a part of it computed again in its place (arXiv:2405.16444); full: cacheblend "
+                  "without computing anything again")
+      ->check(CLI::IsMember({"prefix", "ape", "cacheblend", "full"}))
       ->capture_default_str()
       ->group(group);
   command.add_option("--ape-temperature", options.parallel.temperature, "ape: scores of the contexts' keys are divided by it")
@@ -54,6 +59,17 @@ void declare(CLI::App& command, RunOptions& options) {
       ->capture_default_str()
       ->group(group);
   command.add_option("--ape-shift", options.parallel.shift, "ape: added to it")->capture_default_str()->group(group);
+  command.add_option("--ratio", options.blend.ratio, "cacheblend: the share of the contexts' tokens that is computed again")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--blend-metric", options.blend_metric, "cacheblend: what decides which: keys-values, keys, values or random")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--blend-schedule", options.blend_schedule,
+                  "cacheblend: single: the same ones in all layers; gradual: fewer from layer to layer")
+      ->capture_default_str()
+      ->group(group);
   add_engine_flags(command, options.engine);
   add_sampling_flags(command, options.sampling);
   auto* object = command.add_flag("--json-object", options.json_object, "the answer is a JSON object")->group("Sampling");
@@ -68,6 +84,7 @@ void declare(CLI::App& command, RunOptions& options) {
                "  git diff | onset run --system \"Write a commit message.\" -\n"
                "  onset run --json-schema person.schema.json \"Invent a person.\"\n"
                "  onset run --context manual.txt --context notes.txt --reuse ape \"How is it switched on?\"\n"
+               "  onset run --context manual.txt --context notes.txt --reuse cacheblend --ratio 0.2 \"How is it switched on?\"\n"
                "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
 }
 
@@ -151,15 +168,20 @@ Result<PromptParts> prompt_parts(const Engine& engine, const RunOptions& options
 }
 
 // The parts as a request: in order, or with contexts that are read apart.
-Request request_of(PromptParts parts, const RunOptions& options) {
-  if (options.reuse == "ape" && !parts.contexts.empty()) {
-    return {.tokens = std::move(parts.prompt),
-            .contexts = ParallelContexts{std::move(parts.prefix), std::move(parts.contexts), options.parallel}};
+Result<Request> request_of(PromptParts parts, const RunOptions& options) {
+  CacheBlendOptions blend = options.blend;
+  ONSET_ASSIGN(blend.metric, cache_blend_metric(options.blend_metric));
+  ONSET_ASSIGN(blend.schedule, cache_blend_schedule(options.blend_schedule));
+  if (options.reuse == "full") blend.ratio = 0;
+  if (options.reuse != "prefix" && !parts.contexts.empty()) {
+    Contexts contexts{std::move(parts.prefix), std::move(parts.contexts), options.parallel};
+    if (options.reuse != "ape") contexts.reuse = blend;
+    return Request{.tokens = std::move(parts.prompt), .contexts = std::move(contexts)};
   }
   std::vector<int32_t> tokens = std::move(parts.prefix);
   for (const auto& context : parts.contexts) tokens.insert(tokens.end(), context.begin(), context.end());
   tokens.insert(tokens.end(), parts.prompt.begin(), parts.prompt.end());
-  return {.tokens = std::move(tokens)};
+  return Request{.tokens = std::move(tokens)};
 }
 
 // Pool for texts that need not fit the model's context together: memory is taken as it is used, so that a token for each byte costs
@@ -195,6 +217,12 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
             {"prefill_tokens_per_second", figures.prefill},
             {"decode_tokens_per_second", figures.decode},
             {"peak_rss_bytes", peak_memory_bytes()}};
+  if (last.blend) {
+    json["blend"] = {{"reused_tokens", last.blend->reused_tokens},
+                     {"fresh_tokens", last.blend->fresh_tokens},
+                     {"recomputed_tokens", last.blend->recomputed},
+                     {"place_seconds", last.blend->place_seconds}};
+  }
   if (logprobs) {
     for (const SampledToken& token : answer.tokens) json["tokens"].push_back(token_json(engine, token));
   }
@@ -263,7 +291,7 @@ Status run(const RunOptions& options) {
   ONSET_ASSIGN(sampling.grammar, grammar_of(*engine, options));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   catch_interrupts();
-  Request request = request_of(std::move(parts), options);
+  ONSET_ASSIGN(Request request, request_of(std::move(parts), options));
   request.sampling = sampling;
   request.stop = options.sampling.stop;
   request.ignore_end = options.ignore_end;

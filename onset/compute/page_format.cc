@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "onset/compute/page_format_kernels.h"
@@ -9,6 +10,8 @@
 
 namespace onset {
 namespace {
+
+static_assert(page_slots == page_tokens);
 
 constexpr size_t round_up(size_t bytes, size_t step) {
   return (bytes + step - 1) / step * step;
@@ -220,6 +223,60 @@ void read_slot(KvType type, int heads, int head_size, const std::byte* page, int
       key[d] = load(type, page + layout.keys, key_index(layout, slot, d));
       value[d] = load(type, page + layout.values, value_index(layout, slot, d));
     }
+  }
+}
+
+namespace {
+
+void move_slots_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, const std::byte* from, int from_slot,
+                     std::byte* to, int to_slot, int count, const KeyTurn& turn, float* plane) {
+  const auto numbers = [](auto* bytes, size_t part, int slot) {
+    using Float = std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(bytes)>>, const float, float>;
+    return reinterpret_cast<Float*>(bytes + part) + slot;
+  };
+  kernels.move_keys(reinterpret_cast<const unsigned char*>(from + layout.keys + key_index(layout, from_slot, 0)),
+                    numbers(from, layout.key_scales, from_slot),
+                    reinterpret_cast<unsigned char*>(to + layout.keys + key_index(layout, to_slot, 0)),
+                    numbers(to, layout.key_scales, to_slot), head_size, hadamard_block(head_size), count, turn.cosines + to_slot,
+                    turn.sines + to_slot, turn.pairs, turn.neighbours ? 1 : 0, plane);
+  for (int i = 0; i < count; ++i) {
+    const std::byte* source = from + layout.values + value_index(layout, from_slot + i, 0);
+    std::byte* target = to + layout.values + value_index(layout, to_slot + i, 0);
+    for (int d = 0; d < layout.padded; ++d) target[static_cast<size_t>(d) * 4] = source[static_cast<size_t>(d) * 4];
+  }
+  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+  std::memcpy(numbers(to, layout.value_log2, to_slot), numbers(from, layout.value_log2, from_slot), bytes);
+  std::memcpy(numbers(to, layout.value_inverse, to_slot), numbers(from, layout.value_inverse, from_slot), bytes);
+}
+
+void turn_key(float* key, int slot, const KeyTurn& turn) {
+  for (int p = 0; p < turn.pairs; ++p) {
+    float& first = key[turn.neighbours ? 2 * p : p];
+    float& second = key[turn.neighbours ? 2 * p + 1 : p + turn.pairs];
+    const float cosine = turn.cosines[p * page_tokens + slot], sine = turn.sines[p * page_tokens + slot], a = first, b = second;
+    first = a * cosine - b * sine;
+    second = b * cosine + a * sine;
+  }
+}
+
+}  // namespace
+
+void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte* from, int from_slot, std::byte* to, int to_slot, int count,
+                const KeyTurn& turn) {
+  const HeadLayout layout = head_layout(type, head_size);
+  if (type == KvType::int8) {
+    std::vector<float> plane(static_cast<size_t>(head_size) * page_tokens);
+    for (int h = 0; h < heads; ++h) {
+      const size_t head = static_cast<size_t>(h) * layout.bytes;
+      move_slots_int8(kernels_for(isa), layout, head_size, from + head, from_slot, to + head, to_slot, count, turn, plane.data());
+    }
+    return;
+  }
+  std::vector<float> key(static_cast<size_t>(heads) * static_cast<size_t>(head_size)), value(key.size());
+  for (int i = 0; i < count; ++i) {
+    read_slot(type, heads, head_size, from, from_slot + i, key.data(), value.data());
+    for (int h = 0; h < heads; ++h) turn_key(key.data() + static_cast<size_t>(h) * static_cast<size_t>(head_size), to_slot + i, turn);
+    write_slot(isa, type, heads, head_size, to, to_slot + i, key.data(), value.data());
   }
 }
 

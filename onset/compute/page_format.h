@@ -37,6 +37,20 @@ void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page,
 // The stored key and value of a slot, as float32 in the layout write_slot takes (quantisation undone).
 void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value);
 
+// How keys turn when their slots go to other positions: pair p of the slot that comes to lie in slot s of its new page by the angle whose
+// cosine and sine are at [p * page_tokens + s].
+struct KeyTurn {
+  const float* cosines = nullptr;
+  const float* sines = nullptr;
+  int pairs = 0;
+  bool neighbours = false;  // pairs (0,1), (2,3), ... instead of (0, pairs), (1, pairs + 1), ...
+};
+
+// Copies `count` slots of a page to another one, which lie in one page each, and turns their keys. int8 keys are rounded again, by the
+// rule of write_slot; values stay what they are.
+void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte* from, int from_slot, std::byte* to, int to_slot, int count,
+                const KeyTurn& turn);
+
 // Where the parts of one head lie, in bytes from the head's beginning.
 struct HeadLayout {
   int word = 1;    // values in a word

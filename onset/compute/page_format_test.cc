@@ -151,5 +151,75 @@ TEST(PageFormat, RotationIsItsOwnInverseAndKeepsLengths) {
   }
 }
 
+// Keys whose slots go to other positions are the keys that would be there (check 4 of the brief of arXiv:2405.16444): a rotation by the
+// angle between, in both pairings, for distances to both sides; values are the same.
+TEST(PageFormat, KeysTurnAsTheirSlotsMove) {
+  std::mt19937 random(7);
+  for (const KvType type : all_types) {
+    for (const int size : {4, 12, 64, 80, 128, 256}) {
+      for (const bool neighbours : {false, true}) {
+        const int heads = 2, rotated = size == 80 ? 40 : size, pairs = rotated / 2, from_slot = 11, to_slot = 30, count = 23;
+        const int distance = std::uniform_int_distribution<int>(-4000, 4000)(random);
+        std::vector<double> frequencies;
+        for (int p = 0; p < pairs; ++p) frequencies.push_back(std::pow(10000.0, -2.0 * p / rotated));
+        std::vector<float> cosines(static_cast<size_t>(pairs) * page_tokens, NAN), sines(cosines);
+        for (int p = 0; p < pairs; ++p) {
+          for (int i = 0; i < count; ++i) {
+            cosines[static_cast<size_t>(p * page_tokens + to_slot + i)] =
+                static_cast<float>(std::cos(distance * frequencies[static_cast<size_t>(p)]));
+            sines[static_cast<size_t>(p * page_tokens + to_slot + i)] =
+                static_cast<float>(std::sin(distance * frequencies[static_cast<size_t>(p)]));
+          }
+        }
+        const size_t bytes = page_bytes(type, heads, size);
+        AlignedVector<std::byte> from(bytes), expected(bytes), blank(bytes);
+        std::memset(blank.data(), 0, bytes);
+        std::vector<float> key(static_cast<size_t>(heads * size)), value(key.size());
+        for (int slot = 0; slot < page_tokens; ++slot) {
+          write_slot(Isa::generic, type, heads, size, from.data(), slot, random_numbers(random, heads * size).data(),
+                     random_numbers(random, heads * size).data());
+          write_slot(Isa::generic, type, heads, size, blank.data(), slot, key.data(), value.data());
+        }
+        for (const Isa isa : supported_isas()) {
+          AlignedVector<std::byte> to = blank;
+          move_slots(isa, type, heads, size, from.data(), from_slot, to.data(), to_slot, count,
+                     {.cosines = cosines.data(), .sines = sines.data(), .pairs = pairs, .neighbours = neighbours});
+          if (isa == Isa::generic) expected = to;
+          EXPECT_EQ(std::memcmp(to.data(), expected.data(), bytes), 0) << isa_name(isa);
+          for (int slot = 0; slot < page_tokens; ++slot) {
+            std::vector<float> moved(key.size()), moved_value(key.size());
+            read_slot(type, heads, size, to.data(), slot, moved.data(), moved_value.data());
+            if (slot < to_slot || slot >= to_slot + count) {
+              read_slot(type, heads, size, blank.data(), slot, key.data(), value.data());
+              EXPECT_EQ(moved, key);
+              EXPECT_EQ(moved_value, value);
+              continue;
+            }
+            read_slot(type, heads, size, from.data(), slot - to_slot + from_slot, key.data(), value.data());
+            EXPECT_EQ(moved_value, value);
+            for (int h = 0; h < heads; ++h) {
+              float largest = 0;
+              for (int d = 0; d < size; ++d) largest = std::max(largest, std::fabs(key[static_cast<size_t>(h * size + d)]));
+              for (int p = 0; p < pairs; ++p) {
+                const auto first = static_cast<size_t>(h * size + (neighbours ? 2 * p : p));
+                const size_t second = first + static_cast<size_t>(neighbours ? 1 : pairs);
+                const double cosine = std::cos(distance * frequencies[static_cast<size_t>(p)]);
+                const double sine = std::sin(distance * frequencies[static_cast<size_t>(p)]);
+                const double allowed = tolerance(type) * std::max(2 * largest, 1.0f) + 1e-5;
+                ASSERT_NEAR(moved[first], key[first] * cosine - key[second] * sine, allowed) << kv_type_name(type) << " " << size;
+                ASSERT_NEAR(moved[second], key[second] * cosine + key[first] * sine, allowed) << kv_type_name(type) << " " << size;
+              }
+              for (int d = rotated; d < size; ++d) {
+                const auto at = static_cast<size_t>(h * size + d);
+                ASSERT_NEAR(moved[at], key[at], tolerance(type) * std::max(2 * largest, 1.0f) + 1e-5);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace onset

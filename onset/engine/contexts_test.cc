@@ -1,4 +1,5 @@
-// Parallel contexts (APE, arXiv:2502.05431): the acceptance checks of its brief on small models, in reference precision.
+// Contexts that are read apart: the acceptance checks of APE (arXiv:2502.05431) and CacheBlend (arXiv:2405.16444) that an engine shows, on
+// small models, in reference precision.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -163,21 +164,160 @@ TEST(Contexts, InABusyEngine) {
 // Check 12.
 TEST(Contexts, WhatIsWrongIsSaid) {
   const auto engine = make_engine(reference_options());
-  const auto refusal = [&](ParallelContexts contexts, std::vector<int32_t> query = {5}) {
+  const auto refusal = [&](Contexts contexts, std::vector<int32_t> query = {5}) {
     const auto id = engine->submit({.tokens = std::move(query), .contexts = std::move(contexts)}, {});
     return id.ok() ? std::string() : id.status().message();
   };
-  EXPECT_EQ(refusal({{}, {{5}}, {.temperature = 0}}), "the temperature of parallel contexts is 0, expected a number above 0");
-  EXPECT_EQ(refusal({{}, {{5}}, {.scale = -1}}), "the scale of parallel contexts is -1, expected 0 or more");
+  EXPECT_EQ(refusal({{}, {{5}}, ParallelContextsOptions{.temperature = 0}}),
+            "the temperature of parallel contexts is 0, expected a number above 0");
+  EXPECT_EQ(refusal({{}, {{5}}, ParallelContextsOptions{.scale = -1}}), "the scale of parallel contexts is -1, expected 0 or more");
   EXPECT_EQ(refusal({{}, {{5}, {}}, {}}), "context 2 is empty: expected one token or more");
   EXPECT_EQ(refusal({{}, {}, {}}), "the list of contexts is empty: expected one or more");
   EXPECT_EQ(refusal({{}, {{5}}, {}}, {}), "the prompt is empty: expected one token or more");
   EXPECT_EQ(refusal({{-3}, {{5}}, {}}), "the contexts' prefix has token id -3, expected 0 to 511");
-  EXPECT_NE(refusal({{}, {std::vector<int32_t>(600, 5)}, {}}).find("context 1 has 600 tokens with its prefix"), std::string::npos);
+  EXPECT_NE(refusal({{}, {std::vector<int32_t>(600, 5)}, {}}).find("context 1 has 600 tokens with what it is read behind"),
+            std::string::npos);
   const auto windows = make_engine(test_options(fixture_model("mistral")));
   const auto id = windows->submit({.tokens = {5}, .contexts = {{{}, {{5}}, {}}}}, {});
   ASSERT_FALSE(id.ok());
   EXPECT_NE(id.status().message().find("has windows"), std::string::npos);
+}
+
+// --- blended --------------------------------------------------------------------------------------------------------
+
+struct Blend {
+  std::vector<int32_t> prefix = random_tokens(64, 1);
+  std::vector<std::vector<int32_t>> texts = {random_tokens(64, 4), random_tokens(100, 5), random_tokens(41, 6)};
+  std::vector<int32_t> query = random_tokens(20, 3);
+
+  Request request(CacheBlendOptions options, int32_t most_new_tokens = 5) const {
+    return {.tokens = query, .most_new_tokens = most_new_tokens, .contexts = {{prefix, texts, options}}};
+  }
+  Request sequential(int32_t most_new_tokens = 5) const {
+    std::vector<int32_t> all = prefix;
+    for (const auto& text : texts) all.insert(all.end(), text.begin(), text.end());
+    all.insert(all.end(), query.begin(), query.end());
+    return {.tokens = all, .most_new_tokens = most_new_tokens};
+  }
+};
+
+// Check 1.
+TEST(BlendedContexts, WithAllOfThemComputedAreSequentialReading) {
+  const Blend blend;
+  const auto engine = make_engine(reference_options());
+  const Answer blended = ask(*engine, blend.request({.ratio = 1}, 64));
+  const Answer sequential = ask(*engine, blend.sequential(64));
+  EXPECT_EQ(blended.tokens, sequential.tokens);
+  EXPECT_EQ(blended.logprobs, sequential.logprobs);
+  EXPECT_EQ(blended.last.context_tokens, 64 + 64 + 100 + 41);
+  EXPECT_EQ(blended.last.prompt_tokens, 20);
+  EXPECT_EQ(sequential.last.cached_tokens, 64 + 64 + 100 + 41 + 19);  // nothing was left out: others can use it
+  expect_no_pages(*engine);
+}
+
+// Check 2: what the prefix cache has of the text as it stands is exact, and no row of it runs.
+TEST(BlendedContexts, WhatIsKnownInItsPlaceIsExact) {
+  const Blend blend;
+  const auto engine = make_engine(reference_options());
+  Blend other = blend;
+  other.query = random_tokens(20, 33);
+  ask(*engine, other.sequential());
+  const Answer blended = ask(*engine, blend.request({.ratio = 0.15f}));
+  EXPECT_EQ(blended.logprobs, ask(*engine, blend.sequential()).logprobs);
+  ASSERT_NE(blended.last.blend, nullptr);
+  EXPECT_EQ(blended.last.blend->reused_tokens, 0);
+  EXPECT_EQ(blended.last.blend->fresh_tokens, 20);
+  EXPECT_EQ(blended.last.blend->recomputed, std::vector<int32_t>(static_cast<size_t>(engine->model().config().layers)));
+}
+
+TEST(BlendedContexts, AreFoundAgainInAnyOrder) {
+  Blend blend;
+  const auto engine = make_engine(reference_options());
+  const Answer first = ask(*engine, blend.request({.ratio = 0.2f}));
+  EXPECT_EQ(first.last.cached_tokens, 0);
+  const Answer second = ask(*engine, blend.request({.ratio = 0.2f}));
+  EXPECT_EQ(second.last.cached_tokens, 64 + 64 + 100 + 41);
+  EXPECT_EQ(second.logprobs, first.logprobs);
+  EXPECT_EQ(second.last.blend->reused_tokens, 64 + 100 + 41);
+  EXPECT_EQ(second.last.blend->fresh_tokens, 20);  // the prefix was known where it stands
+  EXPECT_EQ(second.last.blend->recomputed[1], 41);
+  std::swap(blend.texts[0], blend.texts[2]);
+  const Answer swapped = ask(*engine, blend.request({.ratio = 0.2f}));
+  EXPECT_EQ(swapped.last.cached_tokens, 64 + 64 + 100 + 41);
+  EXPECT_NE(swapped.logprobs, first.logprobs);
+  // A text may come twice, and be a single token.
+  blend.texts = {blend.texts[0], blend.texts[0], {7}};
+  const Answer twice = ask(*engine, blend.request({.ratio = 0.2f}));
+  EXPECT_EQ(twice.last.finish, Finish::length);
+  EXPECT_EQ(twice.last.blend->reused_tokens, 41 + 41 + 1);
+  expect_no_pages(*engine);
+}
+
+// A ratio above 0 chooses among the rows of a piece; without one the cut into steps changes nothing.
+TEST(BlendedContexts, InABusyEngine) {
+  const auto alone = make_engine(reference_options());
+  EngineOptions options = reference_options(2048);
+  options.scheduling.token_budget = 24;
+  const auto busy = make_engine(std::move(options));
+  const auto request_number = [](int i) {
+    Blend blend;
+    blend.texts = {random_tokens(80 + i, 60 + i), random_tokens(40, 61), random_tokens(90, 70 + i % 3)};
+    blend.query = random_tokens(5 + i, 50 + i);
+    return blend.request({.ratio = i % 2 == 0 ? 0.0f : 0.3f}, 6);
+  };
+  std::vector<Told> told(12), others(12);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 12; ++i) {
+    ids.push_back(*busy->submit(request_number(i), listen(told[i])));
+    ASSERT_TRUE(busy->submit({.tokens = random_tokens(30 + i, i), .most_new_tokens = 20, .ignore_end = true}, listen(others[i])).ok());
+  }
+  for (int step = 0; busy->has_work(); ++step) {
+    ASSERT_TRUE(busy->step().ok());
+    if (step == 3) busy->cancel(ids[1]);
+    if (step == 40) busy->cancel(ids[5]);
+  }
+  for (int i = 0; i < 12; ++i) {
+    EXPECT_EQ(told[i].ends, 1);
+    EXPECT_EQ(others[i].tokens, answer(*alone, {.tokens = random_tokens(30 + i, i), .most_new_tokens = 20, .ignore_end = true}).tokens);
+    if (i == 1 || i == 5) continue;
+    EXPECT_TRUE(told[i].last.status.ok()) << told[i].last.status.message();
+    if (i % 2 == 0) {
+      EXPECT_EQ(told[i].tokens, answer(*alone, request_number(i)).tokens) << i;
+    }
+  }
+  expect_no_pages(*busy);
+}
+
+// Check 12.
+TEST(BlendedContexts, WhatIsWrongIsSaid) {
+  const auto engine = make_engine(reference_options());
+  const auto refusal = [](Engine& asked, Request request) {
+    const auto id = asked.submit(std::move(request), {});
+    return id.ok() ? std::string() : id.status().message();
+  };
+  Blend blend;
+  EXPECT_EQ(refusal(*engine, blend.request({.ratio = -0.1f})), "the ratio of cacheblend is -0.1, expected 0 to 1");
+  EXPECT_EQ(refusal(*engine, blend.request({.ratio = 1.5f})), "the ratio of cacheblend is 1.5, expected 0 to 1");
+  blend.query.clear();
+  EXPECT_EQ(refusal(*engine, blend.request({})), "the prompt is empty: expected one token or more");
+  blend = {};
+  blend.texts.clear();
+  EXPECT_EQ(refusal(*engine, blend.request({})), "the list of contexts is empty: expected one or more");
+  blend = {};
+  blend.texts.push_back(random_tokens(400, 8));
+  EXPECT_NE(refusal(*engine, blend.request({})).find("the context has room for"), std::string::npos);
+  const auto windows = make_engine(test_options(fixture_model("mistral")));
+  EXPECT_NE(refusal(*windows, Blend().request({})).find("has windows"), std::string::npos);
+  EngineOptions staged = reference_options();
+  staged.scheduling.stage_layers = 2;
+  const auto stages = make_engine(std::move(staged));
+  EXPECT_EQ(refusal(*stages, Blend().request({})), "cacheblend needs steps through all layers, this engine's have 2");
+  // Contexts and the request together are more than the pool has.
+  const auto small = make_engine(reference_options(320));
+  const Answer refused = ask(*small, Blend().request({.ratio = 0.2f}));
+  EXPECT_EQ(refused.last.finish, Finish::failed);
+  EXPECT_EQ(refused.last.status.code(), Code::resource_exhausted);
+  expect_no_pages(*small);
 }
 
 }  // namespace

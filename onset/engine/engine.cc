@@ -233,8 +233,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   ONSET_ASSIGN(std::shared_ptr<Conversation> conversation, state.conversation_of(request));
   const bool begins = conversation->tokens.empty() && !request.contexts;
   ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
-  const auto earlier = static_cast<int32_t>(conversation->tokens.size());
   if (request.contexts) ONSET_TRY(state.place_behind_contexts(request, *conversation));
+  const auto earlier = static_cast<int32_t>(conversation->tokens.size());
   const int32_t first_position = conversation->first_position;
   ONSET_TRY(state.check_prompt(request, tokens, first_position + earlier));
   ONSET_TRY(check_sampling(request.sampling, state.model->config().vocabulary));
@@ -264,9 +264,10 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->pages = pages;
   const Request& asked = running->request;
   running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
-  if (asked.contexts) running->contexts = std::make_unique<ReadContexts>();
-  if (asked.attend || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain = false;
-  running->looks_up = state.prefixes && conversation->plain && earlier == 0 && !asked.on_logits && !asked.on_hidden;
+  if (asked.contexts) state.begin_contexts(*running);
+  if (asked.attend || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
+  const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
+  running->looks_up = state.prefixes && conversation->plain_tokens > 0 && whole && !asked.on_logits && !asked.on_hidden;
   conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());
   conversation->busy = running->id;
   running->conversation = std::move(conversation);

@@ -17,6 +17,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "onset/attend/parallel_contexts.h"
@@ -26,6 +27,7 @@
 #include "onset/model/executor.h"
 #include "onset/model/model.h"
 #include "onset/schedule/policy.h"
+#include "onset/select/cache_blend.h"
 #include "onset/select/policy.h"
 #include "onset/text/tokenizer.h"
 
@@ -77,16 +79,19 @@ struct Event {
   int32_t cached_tokens = 0;
   int32_t context_tokens = 0;  // of its contexts and their prefix
   int32_t new_tokens = 0;
-  double first_token_seconds = 0;  // from submit() to the first token, or to the prompt's end if no token is wanted
+  double first_token_seconds = 0;                 // from submit() to the first token, or to the prompt's end if no token is wanted
+  std::shared_ptr<const CacheBlendReport> blend;  // where contexts were blended
 };
 
-// Texts that a prompt refers to, each read by itself behind the same prefix (APE, arXiv:2502.05431): their keys and values do not depend on
-// the prompt or on each other, and are found again in the prefix cache. The prompt comes behind the longest of them. Not for models whose
-// layers have windows.
-struct ParallelContexts {
+// Texts that a prompt refers to, each read by itself: their keys and values do not depend on the prompt or on each other, and are found
+// again in the prefix cache. Not for models whose layers have windows.
+//   - APE (arXiv:2502.05431): each is read behind the prefix, and all of them stay side by side; the prompt comes behind the longest.
+//   - CacheBlend (arXiv:2405.16444): each is read behind nothing but the token that begins a text. The model then reads the prefix, the
+//     contexts and the prompt one after the other, but of the contexts' rows only those that it would compute most differently.
+struct Contexts {
   std::vector<int32_t> prefix;              // token ids; may be empty (each context then begins a text: PCW)
   std::vector<std::vector<int32_t>> texts;  // token ids
-  ParallelContextsOptions options = {};
+  std::variant<ParallelContextsOptions, CacheBlendOptions> reuse = {};
 };
 
 struct Request {
@@ -101,7 +106,7 @@ struct Request {
   double deadline_seconds = 0;                // from submit(): an answer that is not complete by then ends as expired; 0: none
   std::unique_ptr<AttendPolicy> attend = {};  // null: dense
   std::unique_ptr<SelectPolicy> select = {};  // null: all rows
-  std::optional<ParallelContexts> contexts = {};
+  std::optional<Contexts> contexts = {};
   // Whose texts may share pages with this one: pages are found only among requests of the same space (an API key's, say).
   std::string space = {};
   bool prefix_cache = true;  // false: every row is computed, and nobody else gets the pages (what is to be timed, say)

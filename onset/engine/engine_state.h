@@ -26,11 +26,15 @@ struct Engine::State {
 
   // --- contexts that requests refer to ----------------------------------------------------------------------------
   Status check_contexts(const Request& request) const;
+  std::vector<int32_t> context_lead(const Contexts& contexts) const;
   Status place_behind_contexts(const Request& request, Conversation& conversation) const;
+  void begin_contexts(RunningRequest& running);
   void prepare_contexts();
   void read_context(RunningRequest& running, size_t index);
   void take_contexts(RunningRequest& running);
+  Status blend_contexts(RunningRequest& running);
   void leave_contexts(RunningRequest& running);
+  void release_contexts(RunningRequest& running);
 
   // --- the step ---------------------------------------------------------------------------------------------------
   ScheduleContext schedule_context();
@@ -51,6 +55,7 @@ struct Engine::State {
   StepReport report(Step step, double began, double predicted) const;
   void run(std::span<const Work> work);
   void advance(const Work& work);
+  Event event_of(const RunningRequest& running) const;
   void deliver(RunningRequest& running);
   void end(RunningRequest& running, Event event);
   void end_early(RunningRequest& running, Finish finish, Status status);

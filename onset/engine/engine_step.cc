@@ -85,9 +85,14 @@ void Engine::State::attach_prefix(RunningRequest& running) {
   if (!running.looks_up || conversation.computed > 0) return;
   const std::span<const int32_t> tokens = conversation.tokens;
   conversation.computed = prefixes->attach(running.request.space, tokens.first(tokens.size() - 1), conversation.cache, conversation.prefix);
+  conversation.plain_tokens = std::max(conversation.plain_tokens, conversation.computed);
   running.known_prefix = {};
   if (running.new_tokens > 0) return;  // it begins again after its pages were taken away
   running.cached_tokens = conversation.computed;
+  if (running.contexts) {
+    const auto prefix = static_cast<int32_t>(running.request.contexts->prefix.size());
+    running.cached_tokens = running.contexts->cached_tokens + std::min(conversation.computed, prefix);
+  }
   counts.looked_up_tokens += running.prompt_end;
   counts.cached_tokens += conversation.computed;
 }
@@ -95,9 +100,9 @@ void Engine::State::attach_prefix(RunningRequest& running) {
 // Gives what has been computed to the prefix cache: others may use it, and it is no longer the conversation's own.
 void Engine::State::publish_prefix(RunningRequest& running) {
   Conversation& conversation = *running.conversation;
-  if (!prefixes || !conversation.plain) return;
+  if (!prefixes || conversation.plain_tokens == 0) return;
   const int64_t before = prefix_pages(conversation);
-  const std::span<const int32_t> computed = std::span<const int32_t>(conversation.tokens).first(conversation.computed);
+  const auto computed = std::span<const int32_t>(conversation.tokens).first(std::min(conversation.computed, conversation.plain_tokens));
   if (running.done && running.request.session == 0 && !running.keeps) {
     prefixes->publish_all(running.request.space, computed, conversation.cache, conversation.prefix);
   } else {
@@ -203,6 +208,10 @@ Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
     Conversation& conversation = *running->conversation;
     const int64_t pages = pages_of(layout, span.first_token + span.count, most_rows) - prefix_pages(conversation);
     reserve(conversation, std::max(conversation.reserved_pages, pages));
+    if (const Status blended = blend_contexts(*running); !blended.ok()) {
+      end_early(*running, Finish::failed, blended);
+      continue;
+    }
     work.push_back({span, running});
   }
   if (taken_pages() > pool->pages()) return error(Code::failed, "it runs more than the {} pages of the pool hold", pool->pages());
@@ -328,6 +337,19 @@ void Engine::State::advance(const Work& work) {
   deliver(running);
 }
 
+// What every event says of its request.
+Event Engine::State::event_of(const RunningRequest& running) const {
+  Event event;
+  event.id = running.id;
+  event.prompt_tokens = running.prompt_end - running.first_token;
+  event.cached_tokens = running.cached_tokens;
+  event.context_tokens = running.context_tokens;
+  event.new_tokens = running.new_tokens;
+  event.first_token_seconds = running.first_token_seconds;
+  if (running.contexts) event.blend = running.contexts->blend;
+  return event;
+}
+
 // All known tokens are computed: hands out the token that follows, or ends a request that wants none.
 void Engine::State::deliver(RunningRequest& running) {
   if (running.most_new_tokens == 0) return end_early(running, Finish::length, {});
@@ -345,16 +367,7 @@ void Engine::State::deliver(RunningRequest& running) {
 
   ++running.new_tokens;
   running.conversation->tokens.push_back(sampled.token);
-  Event event{.id = running.id,
-              .text = {},
-              .token = {},
-              .finish = Finish::none,
-              .status = {},
-              .prompt_tokens = running.prompt_end - running.first_token,
-              .cached_tokens = running.cached_tokens,
-              .context_tokens = running.contexts ? static_cast<int32_t>(running.contexts->tokens) : 0,
-              .new_tokens = running.new_tokens,
-              .first_token_seconds = running.first_token_seconds};
+  Event event = event_of(running);
   const bool ends = tokenizer && tokenizer->is_end_of_generation(sampled.token) && !running.request.ignore_end;
   if (!ends) event.text = running.answer.push(sampled.token);
   if (ends || running.answer.stopped()) {
@@ -402,16 +415,10 @@ void Engine::State::end(RunningRequest& running, Event event) {
 }
 
 void Engine::State::end_early(RunningRequest& running, Finish finish, Status status) {
-  Event event{.id = running.id,
-              .text = running.answer.finish(),
-              .token = {},
-              .finish = finish,
-              .status = std::move(status),
-              .prompt_tokens = running.prompt_end - running.first_token,
-              .cached_tokens = running.cached_tokens,
-              .context_tokens = running.contexts ? static_cast<int32_t>(running.contexts->tokens) : 0,
-              .new_tokens = running.new_tokens,
-              .first_token_seconds = running.first_token_seconds};
+  Event event = event_of(running);
+  event.text = running.answer.finish();
+  event.finish = finish;
+  event.status = std::move(status);
   end(running, std::move(event));
 }
 

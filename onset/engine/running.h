@@ -1,6 +1,7 @@
 // A request on its way through the engine, and the conversation whose pages it fills.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -25,8 +26,8 @@ inline double seconds_since(Clock::time_point begin) {
 // Tokens and their pages. A request has one of its own, or works on one that is kept (a session).
 struct Conversation {
   Conversation(const CacheLayout& layout, PagePool& pool) : cache(layout, pool) {}
-  // Keeps the keys and values of the first `count` tokens.
-  void truncate_cache(int32_t count) { cache.truncate(first_slot + count); }
+  // Keeps the keys and values of the first `count` tokens, and slots that are held for later ones.
+  void truncate_cache(int32_t count) { cache.truncate(std::max(first_slot + count, cache.held())); }
 
   SequenceCache cache;
   PrefixLease prefix;           // what the prefix cache has of it
@@ -35,8 +36,9 @@ struct Conversation {
   int32_t first_slot = 0;       // of the cache, of the first token: contexts lie before it
   int32_t first_position = 0;   // of the first token
   int64_t reserved_pages = 0;   // it may come to hold so many, those of `prefix` not counted
-  bool plain = true;            // tokens only, which saw all earlier ones and went through every layer: others can use its pages
-  RequestId busy = 0;           // the request that works on it, 0 = none
+  // Others can use the pages of so many tokens: those that saw all earlier ones and went through every layer.
+  int32_t plain_tokens = INT32_MAX;
+  RequestId busy = 0;  // the request that works on it, 0 = none
 };
 
 // How the tokens of an answer become text and when they end it.
@@ -62,14 +64,16 @@ class AnswerText {
   StopStrings stops_;
 };
 
-// The contexts of a request while they are being read, and until its end.
+// The contexts of a request while they are being read, and as long as it needs them.
 struct ReadContexts {
-  std::vector<std::shared_ptr<Conversation>> texts;  // each behind the prefix
+  std::vector<int32_t> lead;                         // what each is read behind
+  std::vector<std::shared_ptr<Conversation>> texts;  // each behind the lead
   std::vector<RequestId> readers;                    // requests that read them
   size_t begun = 0, ended = 0;
-  int64_t tokens = 0, cached_tokens = 0;
+  int32_t cached_tokens = 0;
   Status failure;
-  bool ready = false;  // the request has their pages
+  bool ready = false;                       // all of them are read
+  std::shared_ptr<CacheBlendReport> blend;  // null unless they are blended
 };
 
 struct RunningRequest {
@@ -92,7 +96,7 @@ struct RunningRequest {
   int32_t most_new_tokens = 0;
   int32_t new_tokens = 0;
   int64_t pages = 0;  // the conversation may come to hold so many
-  int32_t cached_tokens = 0;
+  int32_t cached_tokens = 0, context_tokens = 0;
   PrefixCache::Match known_prefix = {};    // while it waits: what the prefix cache has of it ...
   uint64_t known_at = 0;                   // ... at this version
   bool looks_up = false;                   // its prompt's rows need not run if their keys are known

@@ -166,9 +166,31 @@ Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positi
   return first;
 }
 
+Status SequenceCache::hold(int32_t tokens) {
+  std::vector<int32_t> positions;
+  for (int layer = 0; layer < layout_->layers; ++layer) {
+    assert(table(layer, 0).positions.empty());
+    if (length(layer) >= tokens) continue;
+    positions.resize(tokens - length(layer));
+    std::iota(positions.begin(), positions.end(), length(layer));
+    ONSET_TRY(append(layer, positions).status());
+  }
+  held_ = std::max(held_, tokens);
+  return {};
+}
+
+Status SequenceCache::take_slots(int layer, std::span<const int32_t> positions, std::vector<int32_t>& slots) {
+  const auto held = std::lower_bound(positions.begin(), positions.end(), held_) - positions.begin();
+  slots.insert(slots.end(), positions.begin(), positions.begin() + held);
+  ONSET_ASSIGN(const int32_t first, append(layer, positions.subspan(held)));
+  for (size_t i = held; i < positions.size(); ++i) slots.push_back(first + static_cast<int32_t>(i - held));
+  return {};
+}
+
 void SequenceCache::truncate(int32_t length) {
   assert(length == 0 || !swapped_out());
   forget_swapped();
+  held_ = std::min(held_, length);
   for (Table& here : tables_) {
     if (here.length <= length) continue;
     for (int32_t page = pages_for(length); page < static_cast<int32_t>(here.ids.size()); ++page) release_page(here, page);

@@ -56,6 +56,14 @@ class SequenceCache {
   // few pages; then nothing has changed.
   Result<int32_t> append(int layer, std::span<const int32_t> positions);
 
+  // Takes slots for all positions below `tokens` that have none yet, in every layer: rows at these positions are stored in place from then
+  // on (keys and values that are already known can be written there before; until then they are zeros). For caches whose slots are their
+  // positions. Errors: those of append(); then some layers may have slots that others lack, and truncate() to the earlier length undoes it.
+  Status hold(int32_t tokens);
+  int32_t held() const { return held_; }
+  // The slots of rows that are about to be stored at these positions: those that hold() took, or appended ones.
+  Status take_slots(int layer, std::span<const int32_t> positions, std::vector<int32_t>& slots);
+
   // From now on each append begins at a multiple of `slots` (a multiple of page_tokens): what lies between is absent, and takes no more
   // than the rest of the page before it. Sequences that share a cache (packed prompts) then have the tiles and sums they have alone.
   void align_appends(int32_t slots) { alignment_ = slots; }
@@ -133,6 +141,7 @@ class SequenceCache {
   std::vector<Table> tables_;
   std::vector<std::function<Status()>> pending_;
   int32_t alignment_ = 1;
+  int32_t held_ = 0;          // positions below it have slots of the same number in every layer
   SwapFile* file_ = nullptr;  // not null: the pages lie there
   std::vector<SwappedPage> swapped_;
 };

@@ -86,6 +86,33 @@ TEST(SequenceCache, AFullPoolIsAnErrorThatChangesNothing) {
   EXPECT_EQ(pool.free_pages(), 1);
 }
 
+TEST(SequenceCache, HeldSlotsAreTheRowsPositions) {
+  const CacheLayout layout = small_layout({0, 0});
+  PagePool pool = small_pool(layout, 9);
+  SequenceCache cache(layout, pool);
+  ASSERT_TRUE(cache.append(0, positions(0, 10)).ok());
+  ASSERT_TRUE(cache.append(1, positions(0, 10)).ok());
+  ASSERT_TRUE(cache.hold(100).ok());
+  EXPECT_EQ(cache.held(), 100);
+  EXPECT_EQ(cache.length(1), 100);
+  std::vector<int32_t> slots = {7};
+  ASSERT_TRUE(cache.take_slots(1, std::vector<int32_t>{12, 40, 99}, slots).ok());
+  EXPECT_EQ(slots, (std::vector<int32_t>{7, 12, 40, 99}));
+  EXPECT_EQ(cache.length(1), 100);
+  // Behind them rows are appended as ever.
+  slots.clear();
+  ASSERT_TRUE(cache.take_slots(1, positions(98, 5), slots).ok());
+  EXPECT_EQ(slots, positions(98, 5));
+  EXPECT_EQ(cache.length(1), 103);
+  EXPECT_FALSE(cache.hold(1000).ok());
+  cache.truncate(50);
+  EXPECT_EQ(cache.held(), 50);
+  slots.clear();
+  ASSERT_TRUE(cache.take_slots(0, positions(50, 2), slots).ok());
+  EXPECT_EQ(slots, positions(50, 2));
+  EXPECT_EQ(cache.length(0), 52);
+}
+
 // A windowed layer never holds more than pages_needed() says, and always holds what its window reaches.
 TEST(SequenceCache, AWindowIsARing) {
   std::mt19937 random(1);

@@ -134,13 +134,14 @@ class Calibration {
         [this](int32_t weight, int32_t row, int32_t count, const float* data, int64_t stride) { keep(weight, row, count, data, stride); });
     conditioning_.resize(built_.plans.size());
     for (int32_t layer = 0; layer < model_.config_.layers; ++layer) {
-      ONSET_ASSIGN(const int32_t slot, cache.append(layer, positions));
-      const LayerRows part{.sequence = &sequence, .attend = &dense, .row_begin = 0, .row_end = rows, .first_slot = slot};
+      ONSET_TRY(cache.append(layer, positions).status());
+      const LayerRows part{.sequence = &sequence, .attend = &dense, .row_begin = 0, .row_end = rows};
       hold_weights(layer, rows);
       ONSET_TRY(executor.run_layer(model_.layers_[layer], {.model = &model_,
                                                            .layer = layer,
                                                            .rows = rows,
                                                            .positions = positions.data(),
+                                                           .slots = positions.data(),  // the cache was empty
                                                            .sequences = {&part, 1},
                                                            .residual = residual.data()}));
       release_weights(layer);

@@ -176,6 +176,32 @@ class LayerRun {
     return {};
   }
 
+  // What the rows' keys and values are, and what their slots hold.
+  void compare(KeyValueRows& fresh, KeyValueRows& stored) {
+    const int64_t width = int64_t{model_.config().head_size} * model_.kv_heads();
+    for (KeyValueRows* rows : {&fresh, &stored}) {
+      rows->width = width;
+      rows->keys.resize(static_cast<size_t>(call_.rows * width));
+      rows->values.resize(rows->keys.size());
+    }
+    for (const LayerRows& part : call_.sequences) {
+      const SequenceCache& cache = *part.sequence->cache;
+      const CacheLayout& layout = cache.layout();
+      const int64_t group_width = int64_t{layout.head_size} * layout.heads_per_group;
+      pool_.for_each(part.row_end - part.row_begin, [&](int64_t i, int) {
+        const int64_t row = part.row_begin + i, slot = call_.slots[row];
+        const float* key = shared(Buffer::projected, static_cast<int32_t>(row)).data + int64_t{layout.head_size} * model_.query_heads();
+        std::copy_n(key, width, fresh.key(row));
+        std::copy_n(key + width, width, fresh.value(row));
+        for (int group = 0; group < layout.head_groups; ++group) {
+          const KeyValueView view = cache.view(call_.layer, group);
+          read_slot(layout.type, layout.heads_per_group, layout.head_size, view.pages[slot / page_tokens],
+                    static_cast<int>(slot % page_tokens), stored.key(row) + group * group_width, stored.value(row) + group * group_width);
+        }
+      });
+    }
+  }
+
   Status reduce(const LinearOperation& operation, const ReduceHook& hook) {
     return hook(shared(operation.output, 0).data, call_.rows, buffer_width(model_, operation.output));
   }
@@ -402,7 +428,7 @@ class LayerRun {
       const CacheLayout& layout = cache.layout();
       const int64_t group_width = head_size * layout.heads_per_group;
       for (int32_t row = std::max(begin, part.row_begin); row < std::min(begin + rows, part.row_end); ++row) {
-        const int32_t slot = part.first_slot + row - part.row_begin;
+        const int32_t slot = call_.slots[row];
         const float* key = shared(Buffer::projected, row).data + head_size * model_.query_heads();
         const float* value = key + head_size * model_.kv_heads();
         for (int group = 0; group < layout.head_groups; ++group) {
@@ -435,14 +461,26 @@ CpuExecutor::CpuExecutor(ThreadPool& pool) : pool_(&pool), workspace_(std::make_
 
 CpuExecutor::~CpuExecutor() = default;
 
-Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
-  if (workspace_->model != call.model) {
-    workspace_->model = call.model;
-    workspace_->ropes.clear();
-    for (const RopeConfig& rope : call.model->config().ropes) {
-      workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
-    }
+void CpuExecutor::use(const Model& model) {
+  if (workspace_->model == &model) return;
+  workspace_->model = &model;
+  workspace_->ropes.clear();
+  for (const RopeConfig& rope : model.config().ropes) {
+    workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
   }
+}
+
+void CpuExecutor::compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) {
+  use(*call.model);
+  const auto stores = std::find_if(layer.operations.begin(), layer.operations.end(),
+                                   [](const Operation& operation) { return std::holds_alternative<StoreOperation>(operation.kind); });
+  LayerRun run(*pool_, *workspace_, call, false, input_);
+  run.run({layer.operations.begin(), stores});
+  run.compare(fresh, stored);
+}
+
+Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
+  use(*call.model);
   LayerRun run(*pool_, *workspace_, call, static_cast<bool>(time_), input_);
   const std::span<const Operation> operations(layer.operations);
   const auto timed = [&](const Operation& operation, const auto& body) {

@@ -19,7 +19,6 @@ struct LayerRows {
   const BatchSequence* sequence = nullptr;
   AttendPolicy* attend = nullptr;
   int32_t row_begin = 0, row_end = 0;  // among the running rows
-  int32_t first_slot = 0;              // where their keys and values go
 };
 
 // A layer's work: the running rows, packed one after another.
@@ -28,6 +27,7 @@ struct LayerCall {
   int32_t layer = 0;
   int32_t rows = 0;
   const int32_t* positions = nullptr;  // [rows]
+  const int32_t* slots = nullptr;      // [rows]: where their keys and values go
   std::span<const LayerRows> sequences;
   float* residual = nullptr;  // [rows, hidden]: read and added to
 };
@@ -36,6 +36,8 @@ class Executor {
  public:
   virtual ~Executor() = default;
   virtual Status run_layer(const Layer& layer, const LayerCall& call) = 0;
+  // The keys (with rotary embedding) and values that the layer would store for these rows, and what their slots hold now. Writes nothing.
+  virtual void compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) = 0;
   // The output norm and head on chosen rows: hidden[i] is the hidden state of output i.
   virtual void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
                            OutputSink& sink) = 0;
@@ -57,6 +59,7 @@ class CpuExecutor : public Executor {
   ~CpuExecutor() override;
 
   Status run_layer(const Layer& layer, const LayerCall& call) override;
+  void compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) override;
   void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
                    OutputSink& sink) override;
 
@@ -69,6 +72,7 @@ class CpuExecutor : public Executor {
 
  private:
   struct Workspace;
+  void use(const Model& model);
   friend class LayerRun;
   friend class OutputRun;
   ThreadPool* pool_;

@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 
+#include "onset/compute/page_format.h"
 #include "onset/model/calibration.h"
 #include "onset/model/executor.h"
 #include "onset/model/layers.h"
@@ -108,9 +109,10 @@ namespace {
 // The rows that run, layer by layer, and their hidden states packed one after another.
 class RunningRows {
  public:
-  RunningRows(const Model& model, const Batch& batch)
+  RunningRows(const Model& model, const Batch& batch, Executor& executor)
       : model_(model),
         batch_(batch),
+        executor_(executor),
         hidden_size_(model.config().hidden),
         running_(batch.sequences.size()),
         dense_(batch.sequences.size()) {}
@@ -128,18 +130,18 @@ class RunningRows {
   // Slots for the running rows' keys in every sequence's cache.
   Status take_slots(int32_t layer) {
     parts_.clear();
+    slots_.clear();
     int32_t begin = 0;
     for (size_t s = 0; s < running_.size(); ++s) {
       const auto count = static_cast<int32_t>(running_[s].size());
       if (count == 0) continue;
       const BatchSequence& sequence = batch_.sequences[s];
       ONSET_TRY(sequence.cache->wait_until_loaded(layer));
-      ONSET_ASSIGN(const int32_t slot, sequence.cache->append(layer, {positions_.data() + begin, static_cast<size_t>(count)}));
+      ONSET_TRY(sequence.cache->take_slots(layer, {positions_.data() + begin, static_cast<size_t>(count)}, slots_));
       parts_.push_back({.sequence = &sequence,
                         .attend = sequence.attend != nullptr ? sequence.attend : &dense_[s],
                         .row_begin = begin,
-                        .row_end = begin + count,
-                        .first_slot = slot});
+                        .row_end = begin + count});
       begin += count;
     }
     return {};
@@ -150,6 +152,7 @@ class RunningRows {
             .layer = layer,
             .rows = static_cast<int32_t>(rows_.size()),
             .positions = positions_.data(),
+            .slots = slots_.data(),
             .sequences = parts_,
             .residual = residual_.data()};
   }
@@ -197,8 +200,13 @@ class RunningRows {
       hidden.push_back(first.empty() ? this->hidden(next[i]) : first.data() + i * hidden_size_);
     }
     const std::span<const int32_t> positions(batch_.positions.data() + sequence.row_begin, sequence.row_end - sequence.row_begin);
-    Selection selection = sequence.select->select(
-        {.layer = layer, .running = running, .positions = positions, .hidden = hidden, .hidden_size = hidden_size_});
+    Probe probe(*this, sequence, layer, next, hidden);
+    Selection selection = sequence.select->select({.layer = layer,
+                                                   .running = running,
+                                                   .positions = positions,
+                                                   .hidden = hidden,
+                                                   .hidden_size = hidden_size_,
+                                                   .probe = layer < model_.config().layers ? &probe : nullptr});
     next.clear();
     for (const int32_t row : selection.keep) next.push_back(row + sequence.row_begin);
     for (RejoiningRow& row : selection.rejoin) {
@@ -207,6 +215,53 @@ class RunningRows {
     }
     std::sort(next.begin(), next.end());
   }
+
+  // What a selector may ask about the keys and values of one sequence's rows.
+  class Probe : public KeyValueProbe {
+   public:
+    Probe(const RunningRows& rows, const BatchSequence& sequence, int32_t layer, std::span<const int32_t> running,
+          std::span<const float* const> hidden)
+        : rows_(rows), sequence_(sequence), layer_(layer), hidden_(hidden) {
+      for (const int32_t row : running) positions_.push_back(rows.batch_.positions[row]);
+    }
+
+    void compare(KeyValueRows& fresh, KeyValueRows& stored) override {
+      const auto count = static_cast<int32_t>(positions_.size());
+      const auto size = static_cast<size_t>(rows_.hidden_size_);
+      AlignedVector<float> residual(hidden_.size() * size);
+      for (size_t i = 0; i < hidden_.size(); ++i) std::copy_n(hidden_[i], size, residual.data() + i * size);
+      const LayerRows part{.sequence = &sequence_, .row_begin = 0, .row_end = count};
+      rows_.executor_.compare_layer(rows_.model_.layers()[layer_],
+                                    {.model = &rows_.model_,
+                                     .layer = layer_,
+                                     .rows = count,
+                                     .positions = positions_.data(),
+                                     .slots = positions_.data(),
+                                     .sequences = {&part, 1},
+                                     .residual = residual.data()},
+                                    fresh, stored);
+    }
+
+    void store(std::span<const int32_t> indices, KeyValueRows& fresh) override {
+      SequenceCache& cache = *sequence_.cache;
+      const CacheLayout& layout = cache.layout();
+      const int64_t group_width = int64_t{layout.head_size} * layout.heads_per_group;
+      for (const int32_t index : indices) {
+        const int32_t slot = positions_[index];
+        for (int group = 0; group < layout.head_groups; ++group) {
+          write_slot(rows_.model_.isa(), layout.type, layout.heads_per_group, layout.head_size, cache.page_for_write(layer_, group, slot),
+                     slot % page_tokens, fresh.key(index) + group * group_width, fresh.value(index) + group * group_width);
+        }
+      }
+    }
+
+   private:
+    const RunningRows& rows_;
+    const BatchSequence& sequence_;
+    int32_t layer_;
+    std::span<const float* const> hidden_;
+    std::vector<int32_t> positions_;  // which are the slots
+  };
 
   // The state a row begins with: its token's embedding, its input vector, or what an earlier stage left.
   void initial(int32_t row, const BatchSequence& sequence, float* state) const {
@@ -257,10 +312,11 @@ class RunningRows {
 
   const Model& model_;
   const Batch& batch_;
+  Executor& executor_;
   const int64_t hidden_size_;
   std::vector<std::vector<int32_t>> running_;  // for each sequence, batch rows ascending
   std::vector<DenseAttend> dense_;
-  std::vector<int32_t> rows_, positions_;  // all running rows, and their positions
+  std::vector<int32_t> rows_, positions_, slots_;  // all running rows, their positions, and where this layer stores them
   AlignedVector<float> residual_;
   std::vector<LayerRows> parts_;
   std::vector<std::pair<int32_t, std::vector<float>>> rejoining_;
@@ -269,7 +325,7 @@ class RunningRows {
 }  // namespace
 
 Status Model::forward(const Batch& batch, Executor& executor, OutputSink& sink) const {
-  RunningRows rows(*this, batch);
+  RunningRows rows(*this, batch, executor);
   for (int32_t layer = 0; layer < config_.layers; ++layer) {
     rows.enter(layer);
     if (rows.empty()) continue;

@@ -260,6 +260,9 @@ TEST_F(Seams, AnExecutorIsFreeToRunOperationsItsOwnWay) {
       for (const Operation& operation : layer.operations) names.push_back(operation.name);
       return inner_->run_layer(layer, call);
     }
+    void compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) override {
+      inner_->compare_layer(layer, call, fresh, stored);
+    }
     void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> states,
                      OutputSink& sink) override {
       inner_->run_outputs(model, outputs, states, sink);

@@ -18,6 +18,25 @@ struct Selection {
   std::vector<RejoiningRow> rejoin;  // rows that were not running, ascending
 };
 
+// Keys and values of rows, one after another.
+struct KeyValueRows {
+  int64_t width = 0;  // KV heads * head size
+  std::vector<float> keys, values;
+  float* key(int64_t row) { return keys.data() + row * width; }
+  float* value(int64_t row) { return values.data() + row * width; }
+};
+
+// A layer's keys and values of the running rows before the layer runs, for selectors that compare them.
+class KeyValueProbe {
+ public:
+  virtual ~KeyValueProbe() = default;
+  // As the layer will make them from the rows' hidden states, and what is in their slots already (SequenceCache::hold). Row k belongs
+  // to running[k]; keys have their rotary embedding.
+  virtual void compare(KeyValueRows& fresh, KeyValueRows& stored) = 0;
+  // Puts the keys and values of some running rows (by their indices among `running`) into their slots although they do not run on.
+  virtual void store(std::span<const int32_t> indices, KeyValueRows& fresh) = 0;
+};
+
 // What a selector sees before a layer runs.
 struct SelectContext {
   int layer = 0;
@@ -26,6 +45,7 @@ struct SelectContext {
   // The hidden state of a running row: hidden[k] belongs to running[k].
   std::span<const float* const> hidden;
   int64_t hidden_size = 0;
+  KeyValueProbe* probe = nullptr;  // null at the end of the last layer
 };
 
 // One object serves one sequence and may keep state between steps (what a leaving row's hidden state was, say).

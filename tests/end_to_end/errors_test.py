@@ -181,6 +181,9 @@ def bad_requests(rows):
     context = write(test, "context.txt", b"Lily has a red ball.")
     rows.row("parallel contexts with a temperature of zero", "run", *stories, *ape, "--ape-temperature", 0, "Hello", make=context)
     rows.row("parallel contexts with a scale below zero", "run", *stories, *ape, "--ape-scale", -1, "Hello", make=context)
+    rows.row("contexts blended at a ratio above one", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--ratio", 1.5, "Hello", make=context)
+    rows.row("contexts blended by an unknown metric", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--blend-metric", "x", "Hello",
+             make=context)
     rows.row("a parallel context that is longer than the model's context", "run", *stories, *ape, "Hello",
              make=write(test, "context.txt", b"Once upon a time there was a dog. " * 400))
     rows.row("parallel contexts for a model with windows", "run", "--no-cache", "--model", harness.ROOT / "tests/fixtures/models/mistral", *ape, "Hello", make=context)

@@ -84,6 +84,13 @@ class Run(harness.Test):
         self.assertEqual(answer("--context", "b.txt", "--context", "a.txt", "--reuse", "ape")["text"], parallel["text"])
         one = ["--context", "a.txt"]
         self.assertEqual(answer(*one, "--reuse", "ape", "--ape-temperature", 1, "--ape-scale", 1)["ids"], answer(*one)["ids"])
+        # Blended with everything computed again is reading it all; less is computed where less is asked for.
+        self.assertEqual(answer(*both, "--reuse", "cacheblend", "--ratio", 1)["ids"], answer(*both)["ids"])
+        blend = answer(*both, "--reuse", "cacheblend", "--ratio", 0.25, "--blend-schedule", "gradual")["blend"]
+        rows = blend["recomputed_tokens"]
+        self.assertEqual(rows[0], blend["reused_tokens"])
+        self.assertTrue(0 < rows[-1] < 0.25 * rows[0] < rows[1] < rows[0], rows)
+        self.assertEqual(set(answer(*both, "--reuse", "full")["blend"]["recomputed_tokens"]), {0})
         (self.folder / "empty.txt").write_text("")
         for options, sentence in ((["--context", "empty.txt"], "--context empty.txt: the file is empty"),
                                   (["--context", "none.txt"], "none.txt: cannot be opened: No such file or directory"),
