@@ -116,6 +116,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_schedule(*bench, action);
   add_bench_offline(*bench, action);
   add_bench_reuse(*bench, action);
+  add_bench_fidelity(*bench, action);
 }
 
 }  // namespace onset::cli

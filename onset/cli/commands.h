@@ -14,6 +14,7 @@ void add_bench_steps(CLI::App& bench, Action& action);
 void add_bench_schedule(CLI::App& bench, Action& action);
 void add_bench_offline(CLI::App& bench, Action& action);
 void add_bench_reuse(CLI::App& bench, Action& action);
+void add_bench_fidelity(CLI::App& bench, Action& action);
 void add_serve(CLI::App& app, Action& action);
 void add_batch(CLI::App& app, Action& action);
 void add_profile(CLI::App& app, Action& action);

@@ -107,64 +107,18 @@ Figures figures_of(const Answer& answer) {
   return figures;
 }
 
-// What the model reads: what comes before the contexts, the contexts, and the prompt with what belongs to it.
-struct PromptParts {
-  std::vector<int32_t> prefix;
-  std::vector<std::vector<int32_t>> contexts;
-  std::vector<int32_t> prompt;
-};
-
-// Through the chat template if the model has one and the text is not to be taken as it is. Contexts stand before the prompt in the user's
-// message, each with an empty line behind it.
-Result<PromptParts> prompt_parts(const Engine& engine, const RunOptions& options, const std::string& text,
-                                 const std::vector<std::string>& contexts) {
-  if (engine.tokenizer() == nullptr) {
-    return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
-  }
+// Through the chat template if the model has one and the text is not to be taken as it is.
+Result<PromptParts> parts_of(const Engine& engine, const RunOptions& options, const std::string& text,
+                             const std::vector<std::string>& contexts) {
   std::optional<ChatTemplate> chat_template;
   if (!options.raw) {
     ONSET_ASSIGN(chat_template, load_chat_template(engine));
   }
-  if (!chat_template) {
-    if (!options.system.empty()) {
-      return error(Code::invalid_argument, "--system needs a chat template, and {}",
-                   options.raw ? "--raw leaves it out" : engine.model().file().path().string() + " has none");
-    }
+  if (!chat_template && !options.system.empty()) {
+    return error(Code::invalid_argument, "--system needs a chat template, and {}",
+                 options.raw ? "--raw leaves it out" : engine.model().file().path().string() + " has none");
   }
-  PromptParts parts;
-  const Tokenizer& tokenizer = *engine.tokenizer();
-  for (const std::string& context : contexts) {
-    ONSET_ASSIGN(parts.contexts.emplace_back(), tokenizer.encode(context + "\n\n", {.add_special = false}));
-  }
-  if (!chat_template) {
-    if (contexts.empty()) {
-      ONSET_ASSIGN(parts.prompt, tokenizer.encode(text));
-    } else {
-      // Every context begins behind the same tokens: two line ends where there is nothing else.
-      ONSET_ASSIGN(parts.prefix, tokenizer.encode("\n\n"));
-      ONSET_ASSIGN(parts.prompt, tokenizer.encode(text, {.add_special = false}));
-    }
-    return parts;
-  }
-  std::vector<ChatMessage> messages;
-  if (!options.system.empty()) messages.push_back({"system", options.system});
-  messages.push_back({"user", text});
-  if (contexts.empty()) {
-    ONSET_ASSIGN(parts.prompt, render_chat(engine, *chat_template, messages));
-    return parts;
-  }
-  const std::string place = "[contexts 7f3a9e]";
-  messages.back().content = place + text;
-  const Result<std::string> rendered = chat_template->render(messages);
-  if (!rendered.ok()) return rendered.status().within("the model's chat template refuses");
-  const size_t begin = rendered->find(place);
-  if (begin == std::string::npos) {
-    return error(Code::unsupported, "the model's chat template changes the user's message: contexts need --raw");
-  }
-  const EncodeOptions special{.add_special = false, .parse_special = true};
-  ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered->substr(0, begin), special));
-  ONSET_ASSIGN(parts.prompt, tokenizer.encode(rendered->substr(begin + place.size()), special));
-  return parts;
+  return prompt_parts(engine, chat_template, options.system, text, contexts);
 }
 
 // The parts as a request: in order, or with contexts that are read apart.
@@ -287,7 +241,7 @@ Status run(const RunOptions& options) {
     contexts.push_back(std::move(context));
   }
   ONSET_ASSIGN(const auto engine, load_engine(options.engine, pool_for(contexts)));
-  ONSET_ASSIGN(PromptParts parts, prompt_parts(*engine, options, text, contexts));
+  ONSET_ASSIGN(PromptParts parts, parts_of(*engine, options, text, contexts));
   ONSET_ASSIGN(sampling.grammar, grammar_of(*engine, options));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   catch_interrupts();

@@ -21,6 +21,19 @@ Result<std::optional<ChatTemplate>> load_chat_template(const Engine& engine);
 // The tokens of a conversation that the assistant is to go on with.
 Result<std::vector<int32_t>> render_chat(const Engine& engine, const ChatTemplate& chat_template, const std::vector<ChatMessage>& messages);
 
+// What a model reads of a question to contexts: what comes before them, the contexts, and the question with what belongs to it.
+struct PromptParts {
+  std::vector<int32_t> prefix;
+  std::vector<std::vector<int32_t>> contexts;
+  std::vector<int32_t> prompt;
+};
+
+// Through the chat template if there is one (the system message, if any, goes with it). Contexts stand before the question in the user's
+// message, each with an empty line behind it. Errors: unsupported for a model without a tokenizer, or a template that changes the user's
+// message; those of the template.
+Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatTemplate>& chat_template, const std::string& system,
+                                 const std::string& text, const std::vector<std::string>& contexts);
+
 struct ChatOptions {
   std::string system;  // the first message; empty: none (the template may have its own)
   SamplingOptions sampling = {};

@@ -92,12 +92,11 @@ struct KeptRows {
   std::span<float> row(int32_t position) { return {values.data() + (position - first) * width, static_cast<size_t>(width)}; }
 };
 
-struct RowDifference {
-  double kl = 0, tested_logprob = 0, reference_logprob = 0;
-  bool same_top = false;
-};
+// Largest number of rows whose logits are held at a time.
+constexpr int32_t rows_held = 64;
 
-// sum over tokens of p ln(p / q), p the reference's distribution and q the tested one's.
+}  // namespace
+
 RowDifference compare_rows(Isa isa, std::span<const float> reference, std::span<const float> tested, int32_t next) {
   const LogitStatistics of_reference = logit_statistics(isa, reference);
   const LogitStatistics of_tested = logit_statistics(isa, tested);
@@ -117,11 +116,6 @@ RowDifference compare_rows(Isa isa, std::span<const float> reference, std::span<
           .reference_logprob = reference[next] - of_reference.log_sum_exp,
           .same_top = of_reference.argmax == of_tested.argmax};
 }
-
-// Largest number of rows whose logits are held at a time.
-constexpr int32_t rows_held = 64;
-
-}  // namespace
 
 Result<Scores> score_tokens(Engine& engine, std::span<const int32_t> tokens, int32_t top) {
   Scores scores;

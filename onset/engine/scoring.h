@@ -42,6 +42,14 @@ struct Perplexity {
 // Errors: invalid_argument for a window below 2, beyond the context, or with fewer tokens than it; those of Engine::submit.
 Result<Perplexity> measure_perplexity(Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options);
 
+// Of one row: how far the tested logits are from the reference's.
+struct RowDifference {
+  double kl = 0;  // sum over tokens of p ln(p / q), p the reference's distribution and q the tested one's
+  double tested_logprob = 0, reference_logprob = 0;  // of the token that follows
+  bool same_top = false;                             // whether both have the same most likely token
+};
+RowDifference compare_rows(Isa isa, std::span<const float> reference, std::span<const float> tested, int32_t next);
+
 // How far `tested` is from `reference` over the same tokens.
 struct Divergence {
   Perplexity tested, reference;

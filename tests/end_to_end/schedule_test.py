@@ -78,6 +78,23 @@ class Schedule(harness.Test):
         self.assertIn("known contexts, parallel", out)
         self.assertIn("--tokens 4: expected a token or more for each of the 8 contexts", self.onset("bench", "reuse", *USUAL, "--tokens", 4, status=1).stderr)
 
+    def test_the_fidelity_of_reuse(self):
+        item = json.dumps({"contexts": ["Lily has a red ball.", "Tom has a blue car. He likes Lily."], "question": "One day"})
+        (self.folder / "items.jsonl").write_text(item + "\n\n" + item + "\n", encoding="utf-8")
+        ways = ["full", "ape", "ape:1:1", "cacheblend:1", "cacheblend:0.5:values:gradual"]
+        report = self.onset_json("bench", "fidelity", *USUAL, "items.jsonl", "--ways", ",".join(ways), "--answer", 4, "--json")
+        self.assertEqual([way["way"] for way in report["ways"]], ways)
+        self.assertEqual(report["questions"], 2)
+        self.assertAlmostEqual(report["ways"][3]["kl"], 0, places=9)
+        self.assertTrue(all(way["kl"] > 1e-6 for way in report["ways"] if way["way"] != "cacheblend:1"), report)
+        out = self.onset("bench", "fidelity", *USUAL, "items.jsonl", "--limit", 1).stdout
+        self.assertIn("cacheblend:0.15", out)
+        for ways, sentence in (("what", "--ways what: expected full, ape, ape:TEMPERATURE:SCALE or cacheblend:RATIO[:METRIC[:SCHEDULE]]"),
+                               ("cacheblend:x", "--ways cacheblend:x: x is no number"), ("cacheblend:2", "the ratio of cacheblend is 2, expected 0 to 1")):
+            self.assertEqual(self.onset("bench", "fidelity", *USUAL, "items.jsonl", "--ways", ways, status=1).stderr, f"onset: {sentence}\n")
+        (self.folder / "wrong.jsonl").write_text('{"contexts": [], "question": "Why?"}\n', encoding="utf-8")
+        self.assertIn("wrong.jsonl, line 1: expected an object with", self.onset("bench", "fidelity", *USUAL, "wrong.jsonl", status=1).stderr)
+
     def test_offline_batches_agree(self):
         report = self.onset_json("bench", "offline", *USUAL, "--lengths", "100,60,40,30,50,20,1", "--batch", 3, "--new", 4, "--each-batch", "--json")
         rows = {one["policy"]: one["computed_rows"] for one in report["policies"]}
