@@ -31,45 +31,63 @@ Result<std::vector<int32_t>> render_chat(const Engine& engine, const ChatTemplat
   return engine.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
 }
 
+namespace {
+
+Status encode_contexts(const Tokenizer& tokenizer, const std::vector<std::string>& contexts, PromptParts& parts) {
+  for (const std::string& context : contexts) {
+    ONSET_ASSIGN(parts.contexts.emplace_back(), tokenizer.encode(context + "\n\n", {.add_special = false}));
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts) {
+  const std::string place = contexts_place;
+  const size_t begin = rendered.find(place);
+  if (begin == std::string::npos) {
+    return error(Code::unsupported, "the model's chat template changes the user's message: contexts need a prompt without it");
+  }
+  const EncodeOptions special{.add_special = false, .parse_special = true};
+  PromptParts parts;
+  ONSET_TRY(encode_contexts(tokenizer, contexts, parts));
+  ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered.substr(0, begin), special));
+  ONSET_ASSIGN(parts.prompt, tokenizer.encode(rendered.substr(begin + place.size()), special));
+  return parts;
+}
+
+Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts) {
+  PromptParts parts;
+  if (contexts.empty()) {
+    ONSET_ASSIGN(parts.prompt, tokenizer.encode(text));
+    return parts;
+  }
+  ONSET_TRY(encode_contexts(tokenizer, contexts, parts));
+  // Every context begins behind the same tokens: two line ends where there is nothing else.
+  ONSET_ASSIGN(parts.prefix, tokenizer.encode("\n\n"));
+  ONSET_ASSIGN(parts.prompt, tokenizer.encode(text, {.add_special = false}));
+  return parts;
+}
+
 Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatTemplate>& chat_template, const std::string& system,
                                  const std::string& text, const std::vector<std::string>& contexts) {
   if (engine.tokenizer() == nullptr) {
     return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
   }
-  PromptParts parts;
   const Tokenizer& tokenizer = *engine.tokenizer();
-  for (const std::string& context : contexts) {
-    ONSET_ASSIGN(parts.contexts.emplace_back(), tokenizer.encode(context + "\n\n", {.add_special = false}));
-  }
-  if (!chat_template) {
-    if (contexts.empty()) {
-      ONSET_ASSIGN(parts.prompt, tokenizer.encode(text));
-    } else {
-      // Every context begins behind the same tokens: two line ends where there is nothing else.
-      ONSET_ASSIGN(parts.prefix, tokenizer.encode("\n\n"));
-      ONSET_ASSIGN(parts.prompt, tokenizer.encode(text, {.add_special = false}));
-    }
-    return parts;
-  }
+  if (!chat_template) return plain_parts(tokenizer, text, contexts);
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
   messages.push_back({"user", text});
   if (contexts.empty()) {
+    PromptParts parts;
     ONSET_ASSIGN(parts.prompt, render_chat(engine, *chat_template, messages));
     return parts;
   }
-  const std::string place = "[contexts 7f3a9e]";
-  messages.back().content = place + text;
+  messages.back().content = contexts_place + text;
   const Result<std::string> rendered = chat_template->render(messages);
   if (!rendered.ok()) return rendered.status().within("the model's chat template refuses");
-  const size_t begin = rendered->find(place);
-  if (begin == std::string::npos) {
-    return error(Code::unsupported, "the model's chat template changes the user's message: contexts need --raw");
-  }
-  const EncodeOptions special{.add_special = false, .parse_special = true};
-  ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered->substr(0, begin), special));
-  ONSET_ASSIGN(parts.prompt, tokenizer.encode(rendered->substr(begin + place.size()), special));
-  return parts;
+  return split_prompt(tokenizer, *rendered, contexts);
 }
 
 Chat::Chat(Engine& engine, ChatTemplate chat_template, ChatOptions options)

@@ -28,9 +28,16 @@ struct PromptParts {
   std::vector<int32_t> prompt;
 };
 
-// Through the chat template if there is one (the system message, if any, goes with it). Contexts stand before the question in the user's
-// message, each with an empty line behind it. Errors: unsupported for a model without a tokenizer, or a template that changes the user's
-// message; those of the template.
+// Stands in the user's message where the contexts belong while a chat template is rendered.
+inline constexpr const char* contexts_place = "[contexts 7f3a9e]";
+// A rendered prompt with contexts_place in it, and the contexts, each with an empty line behind it. Errors: unsupported where the place has
+// not come through the template; those of the tokenizer.
+Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts);
+// A text without a template: contexts, each with an empty line before and behind it, then the text.
+Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts);
+
+// Through the chat template if there is one (the system message, if any, goes with it): contexts stand before the question in the user's
+// message. Errors: unsupported for a model without a tokenizer; those of split_prompt() and of the template.
 Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatTemplate>& chat_template, const std::string& system,
                                  const std::string& text, const std::vector<std::string>& contexts);
 

@@ -88,10 +88,11 @@ struct Event {
 //   - APE (arXiv:2502.05431): each is read behind the prefix, and all of them stay side by side; the prompt comes behind the longest.
 //   - CacheBlend (arXiv:2405.16444): each is read behind nothing but the token that begins a text. The model then reads the prefix, the
 //     contexts and the prompt one after the other, but of the contexts' rows only those that it would compute most differently.
+using ContextReuse = std::variant<ParallelContextsOptions, CacheBlendOptions>;
 struct Contexts {
   std::vector<int32_t> prefix;              // token ids; may be empty (each context then begins a text: PCW)
   std::vector<std::vector<int32_t>> texts;  // token ids
-  std::variant<ParallelContextsOptions, CacheBlendOptions> reuse = {};
+  ContextReuse reuse = {};
 };
 
 struct Request {

@@ -2,15 +2,12 @@
 #pragma once
 
 #include <span>
-#include <variant>
 #include <vector>
 
 #include "onset/engine/chat.h"
 #include "onset/engine/scoring.h"
 
 namespace onset {
-
-using ContextReuse = std::variant<ParallelContextsOptions, CacheBlendOptions>;
 
 // Of one question and one way of reuse, over the tokens of the answer.
 struct ReuseFidelity {

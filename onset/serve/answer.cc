@@ -178,6 +178,18 @@ void append_json_string(std::string& out, std::string_view text) {
 void Usage::add(const AnswerForm& form, int choice, const Event& event) {
   new_tokens += event.token.has_value();
   if (event.finish != Finish::none && choice % form.choices_of_prompt == 0) cached_tokens += event.cached_tokens;
+  if (event.finish != Finish::none && choice == 0) blend = event.blend;
+}
+
+std::string Usage::onset_field(const AnswerForm& form) const {
+  if (form.reuse.empty()) return {};
+  std::string out = fmt::format(",\"onset\":{{\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", form.reuse, form.context_tokens,
+                                cached_tokens);
+  if (blend) {
+    out += fmt::format(",\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->reused_tokens, blend->fresh_tokens,
+                       fmt::join(blend->recomputed, ","));
+  }
+  return out + "}";
 }
 
 std::string Usage::json(const AnswerForm& form) const {
@@ -248,7 +260,7 @@ Checked<std::string> WholeAnswer::body() const {
     out += fmt::format("{}{{\"index\":{},{},\"logprobs\":{},\"finish_reason\":\"{}\"}}", i == 0 ? "" : ",", i, said, logprobs,
                        finish_reason(choice.finish, choice.text));
   }
-  return out + "],\"usage\":" + usage_.json(form_) + "}";
+  return out + "],\"usage\":" + usage_.json(form_) + usage_.onset_field(form_) + "}";
 }
 
 // --- streamed -----------------------------------------------------------------------------------------------------
@@ -330,7 +342,7 @@ void StreamedAnswer::write(std::string& out) {
     out += "data: " + error_->body() + "\n\n";
   } else if (form_.include_usage) {
     // A chunk without choices.
-    out += head_ + "],\"usage\":" + usage_.json(form_) + "}\n\n";
+    out += head_ + "],\"usage\":" + usage_.json(form_) + usage_.onset_field(form_) + "}\n\n";
   }
   out += "data: [DONE]\n\n";
 }

@@ -22,7 +22,9 @@ struct AnswerForm {
   int64_t created = 0;  // seconds since 1970
   int32_t choices = 1;  // in all: prompts times n, those of a prompt one after the other
   int32_t choices_of_prompt = 1;
-  int64_t prompt_tokens = 0;  // of all prompts, each counted once
+  int64_t prompt_tokens = 0;   // of all prompts, each counted once
+  std::string reuse = {};      // how contexts are reused; empty: there are none
+  int64_t context_tokens = 0;  // of the contexts
   bool logprobs = false;
   bool include_usage = false;                   // streams: token counts in a last chunk
   const Tokenizer* tokenizer = nullptr;         // names tokens in logprobs
@@ -59,7 +61,11 @@ struct Usage {
   void add(const AnswerForm& form, int choice, const Event& event);
   // {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ..., "prompt_tokens_details": {"cached_tokens": ...}}
   std::string json(const AnswerForm& form) const;
+  // What became of the contexts: nothing without any, or ,"onset":{"reuse": ..., "context_tokens": ..., "cached_tokens": ...}, and of
+  // blended ones "reused_tokens", "fresh_tokens", "recomputed_tokens" (for each layer).
+  std::string onset_field(const AnswerForm& form) const;
 
+  std::shared_ptr<const CacheBlendReport> blend;  // the first choice's
   int64_t new_tokens = 0;
   int64_t cached_tokens = 0;  // of all prompts, each counted once: by its first choice
 };

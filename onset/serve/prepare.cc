@@ -1,9 +1,11 @@
 #include "onset/serve/prepare.h"
 
+#include <algorithm>
 #include <cmath>
 #include <ctime>
 #include <random>
 
+#include "onset/engine/chat.h"
 #include "onset/text/json_schema.h"
 #include "onset/text/unicode.h"
 
@@ -114,8 +116,54 @@ Checked<std::shared_ptr<const TokenGrammar>> demanded_calls(const ModelHost& hos
   return *std::move(grammar);
 }
 
+// What one prompt's requests read.
+struct Reading {
+  std::vector<int32_t> tokens;
+  std::optional<Contexts> contexts = {};
+};
+
+int64_t context_tokens(const PromptParts& parts) {
+  int64_t count = 0;
+  for (const auto& context : parts.contexts) count += static_cast<int64_t>(context.size());
+  return count;
+}
+
+// A prompt with contexts: one text, or contexts that are read apart.
+Checked<Reading> reading_of(const ModelHost& host, const ReuseRequest& asked, PromptParts parts) {
+  const bool side_by_side = asked.reuse && std::holds_alternative<ParallelContextsOptions>(*asked.reuse);
+  const auto all = static_cast<int64_t>(parts.prefix.size() + parts.prompt.size()) + context_tokens(parts);
+  // Those that stand side by side need not fit together: the engine knows.
+  if (!side_by_side && all > host.context()) {
+    return ApiError{.message = fmt::format("onset.contexts: has {} tokens with the prompt, the context of model {} has room for {}", all,
+                                           host.name(), host.context()),
+                    .param = "onset.contexts",
+                    .code = "context_length_exceeded"};
+  }
+  if (asked.reuse) return Reading{std::move(parts.prompt), Contexts{std::move(parts.prefix), std::move(parts.contexts), *asked.reuse}};
+  std::vector<int32_t> tokens = std::move(parts.prefix);
+  for (const auto& context : parts.contexts) tokens.insert(tokens.end(), context.begin(), context.end());
+  tokens.insert(tokens.end(), parts.prompt.begin(), parts.prompt.end());
+  return Reading{std::move(tokens)};
+}
+
+// Tokens that a reading computes or finds, and how far into the model's context they reach.
+struct Extent {
+  int64_t tokens = 0, positions = 0;
+};
+Extent extent_of(const Reading& reading) {
+  const auto own = static_cast<int64_t>(reading.tokens.size());
+  if (!reading.contexts) return {own, own};
+  int64_t all = own + static_cast<int64_t>(reading.contexts->prefix.size()), longest = 0;
+  const int64_t without = all;
+  for (const auto& text : reading.contexts->texts) {
+    all += static_cast<int64_t>(text.size());
+    longest = std::max(longest, static_cast<int64_t>(text.size()));
+  }
+  return {all, std::holds_alternative<ParallelContextsOptions>(reading.contexts->reuse) ? without + longest : all};
+}
+
 // One request for each prompt and choice.
-Prepared build(const ModelHost& host, const GenerationRequest& asked, const std::vector<std::vector<int32_t>>& prompts, bool chat) {
+Prepared build(const ModelHost& host, const GenerationRequest& asked, const std::vector<Reading>& prompts, bool chat) {
   Prepared prepared;
   prepared.stream = asked.stream;
   prepared.form = {.chat = chat,
@@ -128,22 +176,48 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
                    .include_usage = asked.include_usage,
                    .tokenizer = host.tokenizer()};
   const uint64_t seed = asked.seeded ? asked.sampling.seed : generator()();
-  for (const std::vector<int32_t>& tokens : prompts) {
-    const auto count = static_cast<int64_t>(tokens.size());
-    const int64_t most_new = std::min<int64_t>(asked.most_new_tokens.value_or(host.context()), host.context() - count + 1);
-    prepared.form.prompt_tokens += count;
-    prepared.tokens += (count + most_new) * asked.choices;
+  for (const Reading& reading : prompts) {
+    const Extent extent = extent_of(reading);
+    const int64_t most_new =
+        std::min<int64_t>(asked.most_new_tokens.value_or(host.context()), std::max<int64_t>(0, host.context() - extent.positions + 1));
+    prepared.form.prompt_tokens += extent.tokens;
+    prepared.tokens += (extent.tokens + most_new) * asked.choices;
     for (int32_t choice = 0; choice < asked.choices; ++choice) {
-      Request request{.tokens = tokens,
+      Request request{.tokens = reading.tokens,
                       .most_new_tokens = asked.most_new_tokens,
                       .sampling = asked.sampling,
                       .stop = asked.stop,
-                      .ignore_end = asked.ignore_end};
+                      .ignore_end = asked.ignore_end,
+                      .contexts = reading.contexts};
       request.sampling.seed = seed_of_choice(seed, prepared.requests.size());
       prepared.requests.push_back(std::move(request));
     }
   }
   return prepared;
+}
+
+Checked<Prepared> build_with_contexts(const ModelHost& host, const GenerationRequest& asked, PromptParts parts, bool chat) {
+  const int64_t contexts = context_tokens(parts);
+  Checked<Reading> reading = reading_of(host, *asked.onset, std::move(parts));
+  if (!reading.ok()) return reading.error();
+  Prepared prepared = build(host, asked, {*std::move(reading)}, chat);
+  prepared.form.reuse = asked.onset->name;
+  prepared.form.context_tokens = contexts;
+  return prepared;
+}
+
+Checked<Prepared> chat_with_contexts(const ModelHost& host, const ChatRequest& request, const std::string& text) {
+  Result<PromptParts> parts = split_prompt(*host.tokenizer(), text, request.onset->contexts);
+  if (!parts.ok()) return error_of(parts.status().within("messages"));
+  return build_with_contexts(host, request, *std::move(parts), true);
+}
+
+Checked<Prepared> chat_without_contexts(const ModelHost& host, const ChatRequest& request, const std::string& text) {
+  Result<std::vector<int32_t>> encoded = host.tokenizer()->encode(text, {.add_special = false, .parse_special = true});
+  if (!encoded.ok()) return error_of(encoded.status());
+  Checked<std::vector<int32_t>> tokens = tokens_of(host, *std::move(encoded), "messages");
+  if (!tokens.ok()) return tokens.error();
+  return build(host, request, {{*std::move(tokens)}}, true);
 }
 
 template <typename P, typename Parse>
@@ -184,11 +258,24 @@ std::string new_id(std::string_view prefix) {
 
 Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request) {
   if (const auto problem = check_options(host, request)) return *problem;
-  std::vector<std::vector<int32_t>> prompts;
+  if (request.onset) {
+    if (host.tokenizer() == nullptr) return no_tokenizer(host);
+    if (request.prompts.size() != 1 || !std::holds_alternative<std::string>(request.prompts[0])) {
+      return ApiError{.message = "prompt: contexts need one text as a prompt", .param = "prompt", .code = "invalid_value"};
+    }
+    const auto& text = std::get<std::string>(request.prompts[0]);
+    if (text.empty()) {
+      return ApiError{.message = "prompt: is empty, expected one token or more", .param = "prompt", .code = "invalid_value"};
+    }
+    Result<PromptParts> parts = plain_parts(*host.tokenizer(), text, request.onset->contexts);
+    if (!parts.ok()) return error_of(parts.status());
+    return build_with_contexts(host, request, *std::move(parts), false);
+  }
+  std::vector<Reading> prompts;
   for (const Prompt& prompt : request.prompts) {
     Checked<std::vector<int32_t>> tokens = tokens_of(host, prompt, "prompt");
     if (!tokens.ok()) return tokens.error();
-    prompts.push_back(*std::move(tokens));
+    prompts.push_back({*std::move(tokens)});
   }
   return build(host, request, prompts, false);
 }
@@ -222,13 +309,19 @@ Checked<Prepared> prepare(const ModelHost& host, ChatRequest request) {
     if (!calls.ok()) return calls.error();
     request.sampling.grammar = *std::move(calls);
   }
+  if (request.onset) {
+    const auto user =
+        std::find_if(request.messages.rbegin(), request.messages.rend(), [](const Json& message) { return message["role"] == "user"; });
+    if (user == request.messages.rend() || !(*user)["content"].is_string()) {
+      return ApiError{.message = "messages: contexts need a message of the user with a text", .param = "messages", .code = "invalid_value"};
+    }
+    (*user)["content"] = contexts_place + (*user)["content"].get<std::string>();
+  }
   const Result<std::string> text = host.chat_template()->render(request.messages, request.tools, {});
   if (!text.ok()) return error_of(text.status().within("messages: the model's chat template refuses"));
-  Result<std::vector<int32_t>> encoded = host.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
-  if (!encoded.ok()) return error_of(encoded.status());
-  Checked<std::vector<int32_t>> tokens = tokens_of(host, *std::move(encoded), "messages");
-  if (!tokens.ok()) return tokens.error();
-  Prepared prepared = build(host, request, {*std::move(tokens)}, true);
+  Checked<Prepared> made = request.onset ? chat_with_contexts(host, request, *text) : chat_without_contexts(host, request, *text);
+  if (!made.ok()) return made.error();
+  Prepared prepared = *std::move(made);
   if (!request.tools.is_null()) {
     prepared.form.tool_form = host.tool_form();
     prepared.form.functions = request.functions;

@@ -8,7 +8,7 @@ namespace onset::serve {
 namespace {
 
 constexpr int32_t most_choices = 128;
-constexpr size_t most_prompts = 2048, most_stops = 16, longest_stop = 1000, most_biases = 300;
+constexpr size_t most_prompts = 2048, most_stops = 16, longest_stop = 1000, most_biases = 300, most_contexts = 1024;
 constexpr int64_t most_tokens = 1 << 30;
 
 // A list of token ids; whether they are in the vocabulary is for those to say who know it.
@@ -114,6 +114,75 @@ void read_sampling(Fields& fields, GenerationRequest& request) {
   read_logit_bias(fields, sampling);
 }
 
+std::vector<std::string> read_contexts(Fields& fields, Errors& errors) {
+  std::vector<std::string> texts;
+  const Json* list = fields.need("contexts");
+  if (list == nullptr) return texts;
+  if (!list->is_array() || list->empty() || list->size() > most_contexts) {
+    fields.fail("contexts",
+                fmt::format("expected a list of 1 to {} objects, got {}", most_contexts,
+                            list->is_array() ? fmt::format("{} entries", list->size()) : shown(*list)),
+                "invalid_value");
+    return texts;
+  }
+  for (const Json& entry : *list) {
+    Fields each(entry, fmt::format("{}[{}]", fields.path("contexts"), texts.size()), errors);
+    texts.push_back(each.need("text") != nullptr ? each.text("text").value_or("") : "");
+    if (texts.back().empty()) each.fail("text", "expected a text, got an empty string", "invalid_value");
+    each.finish();
+  }
+  return texts;
+}
+
+CacheBlendOptions read_cache_blend(Fields& fields) {
+  CacheBlendOptions options;
+  options.ratio = static_cast<float>(fields.number("ratio", 0, 1).value_or(options.ratio));
+  const auto named = [&](const char* field, auto find, auto& place) {
+    const auto name = fields.text(field);
+    if (!name) return;
+    const auto found = find(*name);
+    if (found.ok()) {
+      place = *found;
+    } else {
+      fields.fail(field, found.status().message(), "invalid_value");
+    }
+  };
+  named("metric", cache_blend_metric, options.metric);
+  named("schedule", cache_blend_schedule, options.schedule);
+  return options;
+}
+
+ParallelContextsOptions read_parallel_contexts(Fields& fields) {
+  ParallelContextsOptions options;
+  const auto real = [&](const char* name, double least, double most, float& place) {
+    place = static_cast<float>(fields.number(name, least, most).value_or(place));
+  };
+  real("temperature", 0.001, 1000, options.temperature);
+  real("scale", 0, 1000, options.scale);
+  real("shift", -1000, 1000, options.shift);
+  return options;
+}
+
+// Options of other ways than the one that is asked for are unknown fields.
+void read_onset(Fields& fields, Errors& errors, GenerationRequest& request) {
+  const Json* value = fields.find("onset");
+  if (value == nullptr) return;
+  Fields inner(*value, "onset", errors);
+  ReuseRequest& onset = request.onset.emplace();
+  onset.contexts = read_contexts(inner, errors);
+  onset.name = inner.text("reuse").value_or(onset.name);
+  if (onset.name == "ape") {
+    onset.reuse = read_parallel_contexts(inner);
+  } else if (onset.name == "cacheblend") {
+    onset.reuse = read_cache_blend(inner);
+  } else if (onset.name == "full") {
+    onset.reuse = CacheBlendOptions{.ratio = 0};
+  } else if (onset.name != "prefix") {
+    inner.fail("reuse", "expected prefix, ape, cacheblend or full, got " + shown(onset.name), "invalid_value");
+  }
+  inner.finish();
+}
+
 void read_generation(Fields& fields, Errors& errors, GenerationRequest& request) {
   if (fields.need("model") != nullptr) request.model = fields.text("model").value_or("");
   request.stream = fields.boolean("stream").value_or(false);
@@ -129,6 +198,7 @@ void read_generation(Fields& fields, Errors& errors, GenerationRequest& request)
   read_sampling(fields, request);
   for (const char* name : {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"}) fields.ignore(name);
   fields.only("store", false);
+  read_onset(fields, errors, request);
 }
 
 }  // namespace

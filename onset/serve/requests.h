@@ -12,13 +12,20 @@
 #include <variant>
 #include <vector>
 
-#include "onset/engine/sampler.h"
+#include "onset/engine/engine.h"
 #include "onset/serve/fields.h"
 
 namespace onset::serve {
 
 // A text, or token ids.
 using Prompt = std::variant<std::string, std::vector<int32_t>>;
+
+// The object "onset": texts that the prompt is about, and what becomes of those that were read before (docs/methods.md).
+struct ReuseRequest {
+  std::vector<std::string> contexts;
+  std::string name = "prefix";        // as the request says it
+  std::optional<ContextReuse> reuse;  // none: one after the other, as a prompt's other tokens
+};
 
 // What /v1/completions and /v1/chat/completions have in common.
 struct GenerationRequest {
@@ -31,6 +38,7 @@ struct GenerationRequest {
   bool seeded = false;                     // sampling.seed came with the request
   std::vector<std::string> stop;
   bool ignore_end = false;  // ignore_eos: go on after end-of-answer tokens
+  std::optional<ReuseRequest> onset;
 };
 
 struct CompletionRequest : GenerationRequest {

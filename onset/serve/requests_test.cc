@@ -199,5 +199,37 @@ TEST(Requests, ErrorsAreOpenAisObject) {
   EXPECT_EQ(body["error"]["code"], "unknown_parameter");
 }
 
+TEST(Requests, ContextsAndWhatBecomesOfThem) {
+  const auto onset = [](const std::string& fields) {
+    return *completion(R"({"model": "a", "prompt": "x", "onset": {"contexts": [{"text": "one"}, {"text": "two"}])" + fields + "}}").onset;
+  };
+  EXPECT_EQ(onset("").contexts, (std::vector<std::string>{"one", "two"}));
+  EXPECT_FALSE(onset("").reuse.has_value());
+  EXPECT_EQ(std::get<CacheBlendOptions>(*onset(R"(, "reuse": "full")").reuse).ratio, 0);
+  const ReuseRequest blend = onset(R"(, "reuse": "cacheblend", "ratio": 0.25, "metric": "values", "schedule": "gradual")");
+  EXPECT_EQ(blend.name, "cacheblend");
+  EXPECT_EQ(std::get<CacheBlendOptions>(*blend.reuse).ratio, 0.25f);
+  EXPECT_EQ(std::get<CacheBlendOptions>(*blend.reuse).metric, CacheBlendMetric::values);
+  EXPECT_EQ(std::get<CacheBlendOptions>(*blend.reuse).schedule, CacheBlendSchedule::gradual);
+  const ReuseRequest ape = onset(R"(, "reuse": "ape", "temperature": 0.5, "scale": 0.25, "shift": 2)");
+  EXPECT_EQ(std::get<ParallelContextsOptions>(*ape.reuse).temperature, 0.5f);
+  EXPECT_EQ(std::get<ParallelContextsOptions>(*ape.reuse).scale, 0.25f);
+  EXPECT_EQ(std::get<ParallelContextsOptions>(*ape.reuse).shift, 2);
+
+  const auto refused = [](const std::string& object) {
+    return refusal(parse_completion, R"({"model": "a", "prompt": "x", "onset": )" + object + "}").message;
+  };
+  EXPECT_EQ(refused("{}"), "onset.contexts: is missing");
+  EXPECT_EQ(refused(R"({"contexts": []})"), "onset.contexts: expected a list of 1 to 1024 objects, got 0 entries");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": ""}]})"), "onset.contexts[0].text: expected a text, got an empty string");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x", "more": 1}]})"), "onset.contexts[0].more: unknown field");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "x"})"), "onset.reuse: expected prefix, ape, cacheblend or full, got \"x\"");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "ratio": 0.5})"), "onset.ratio: unknown field");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "cacheblend", "ratio": 2})"),
+            "onset.ratio: expected a number from 0 to 1, got 2");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "cacheblend", "metric": "x"})"),
+            "onset.metric: the metric of cacheblend is x, expected keys-values, keys, values or random");
+}
+
 }  // namespace
 }  // namespace onset::serve

@@ -74,6 +74,39 @@ class Answers(harness.Test):
         self.assertEqual((chunks[-1]["choices"][0]["delta"], chunks[-1]["choices"][0]["finish_reason"]), ({}, "length"))
         self.assertNotIn("usage", chunks[-1])
 
+    def test_contexts_are_reused_in_any_order(self):
+        contexts = [{"text": "Lily has a red ball. " * 3}, {"text": "Tom has a blue car and a dog. " * 2}]
+
+        def ask(order, path="/v1/completions", body=ONCE, **onset):
+            return self.server.post(path, **{**body, "onset": {"contexts": [contexts[i] for i in order], **onset}})
+
+        sequential = ask((0, 1))
+        self.assertEqual(sequential["onset"]["reuse"], "prefix")
+        self.assertNotIn("recomputed_tokens", sequential["onset"])
+        # Everything computed again is the same answer.
+        self.assertEqual(ask((0, 1), reuse="cacheblend", ratio=1)["choices"], sequential["choices"])
+        for way in ("cacheblend", "full", "ape"):
+            ask((0, 1), reuse=way)
+            again = ask((1, 0), reuse=way)
+            tokens = again["onset"]["context_tokens"]
+            self.assertGreaterEqual(again["onset"]["cached_tokens"], tokens, again)
+            self.assertGreater(again["usage"]["prompt_tokens"], tokens)
+            if way != "ape":
+                rows = again["onset"]["recomputed_tokens"]
+                self.assertEqual(again["onset"]["reused_tokens"], tokens)
+                self.assertEqual((rows[0], rows[1]), (tokens, int(0.15 * tokens)) if way == "cacheblend" else (0, 0))
+        chat = ask((0, 1), "/v1/chat/completions", HELLO, reuse="cacheblend")
+        self.assertEqual(chat["onset"]["reuse"], "cacheblend")
+        streamed = {**HELLO, "stream_options": {"include_usage": True}, "onset": {"contexts": contexts, "reuse": "cacheblend"}}
+        self.assertEqual(self.server.events("/v1/chat/completions", **streamed)[-1]["onset"]["context_tokens"], chat["onset"]["context_tokens"])
+        for body, param in (({**ONCE, "prompt": [5]}, "prompt"), ({**ONCE, "prompt": ["a", "b"]}, "prompt"), ({**ONCE, "prompt": ""}, "prompt")):
+            refused = self.server.post("/v1/completions", status=400, **{**body, "onset": {"contexts": contexts}})
+            self.assertEqual(refused["error"]["param"], param)
+        long = {"contexts": [{"text": "x " * 2000}], "reuse": "cacheblend"}
+        self.assertEqual(self.server.post("/v1/completions", status=400, **{**ONCE, "onset": long})["error"]["code"], "context_length_exceeded")
+        long["reuse"] = "ape"
+        self.assertIn("context 1 has", self.server.post("/v1/completions", status=400, **{**ONCE, "onset": long})["error"]["message"])
+
     def test_choices_prompts_and_seeds(self):
         asked = {**ONCE, "temperature": 1.0, "seed": 3, "n": 2, "prompt": ["Once upon", "There was"]}
         first, second = (self.server.post("/v1/completions", **asked) for _ in range(2))
