@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <random>
 
 #include "onset/engine/engine.h"
 #include "onset/engine/testing.h"
+#include "onset/kv/chunk_folder.h"
 
 namespace onset {
 namespace {
@@ -318,6 +321,144 @@ TEST(BlendedContexts, WhatIsWrongIsSaid) {
   EXPECT_EQ(refused.last.finish, Finish::failed);
   EXPECT_EQ(refused.last.status.code(), Code::resource_exhausted);
   expect_no_pages(*small);
+}
+
+// --- contexts from chunk stores -----------------------------------------------------------------------------------
+
+// A folder that is gone at the end, with a store in it.
+class StoreFolder {
+ public:
+  StoreFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "onset-contexts-XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~StoreFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  std::shared_ptr<ChunkFolder> open() const { return *ChunkFolder::open(path / "chunks", int64_t{1} << 30); }
+  std::filesystem::path path;
+};
+
+EngineOptions stored_options(std::shared_ptr<ChunkStore> store, int64_t pool_tokens = 4096) {
+  EngineOptions options = reference_options(pool_tokens);
+  options.chunk_stores = {std::move(store)};
+  return options;
+}
+
+// What the engine read is written when it ends; another one loads it, and says the same.
+TEST(StoredContexts, AnotherEngineFindsWhatOneHasRead) {
+  const StoreFolder folder;
+  const std::vector<int32_t> prefix = random_tokens(9, 1), query = random_tokens(12, 3);
+  const std::vector<std::vector<int32_t>> texts = {random_tokens(70, 4), random_tokens(33, 5), random_tokens(128, 6)};
+  for (const ContextReuse& reuse : {ContextReuse(ParallelContextsOptions()), ContextReuse(CacheBlendOptions{.ratio = 0.2f}),
+                                    ContextReuse(CacheBlendOptions{.ratio = 0})}) {
+    SCOPED_TRACE(reuse.index() == 0 ? "ape" : "cacheblend");
+    const auto request = [&] { return Request{.tokens = query, .most_new_tokens = 8, .contexts = {{prefix, texts, reuse}}}; };
+    Answer first;
+    {
+      const auto engine = make_engine(stored_options(folder.open()));
+      first = ask(*engine, request());
+      const Answer again = ask(*engine, request());
+      expect_near(again, first, 0);
+      EXPECT_EQ(again.last.contexts->tokens.count("disk"), 0u) << "memory is nearer";
+      EXPECT_EQ(again.last.contexts->loaded_bytes, 0);
+    }
+    const auto engine = make_engine(stored_options(folder.open()));
+    const Answer loaded = ask(*engine, request());
+    expect_near(loaded, first, 0);
+    const ContextsReport& report = *loaded.last.contexts;
+    EXPECT_EQ(report.tokens.count("read"), 0u);
+    EXPECT_EQ(report.tokens.at("disk"), 70 + 33 + 128 + (reuse.index() == 0 ? 9 : 0));
+    EXPECT_GT(report.loaded_bytes, 0);
+    EXPECT_EQ(ask(*engine, request()).last.contexts->tokens.count("disk"), 0u) << "what was loaded is in memory now";
+    expect_no_pages(*engine);
+  }
+}
+
+TEST(StoredContexts, SomeAreLoadedAndSomeAreRead) {
+  const StoreFolder folder;
+  const std::vector<int32_t> query = random_tokens(12, 3);
+  std::vector<std::vector<int32_t>> texts = {random_tokens(70, 4), random_tokens(33, 5), random_tokens(128, 6)};
+  const CacheBlendOptions blend{.ratio = 0.2f};
+  (void)ask(*make_engine(stored_options(folder.open())),
+            {.tokens = query, .most_new_tokens = 1, .contexts = {{{}, {texts[2], texts[0]}, blend}}});
+  const auto engine = make_engine(stored_options(folder.open())), alone = make_engine(reference_options());
+  const Answer mixed = ask(*engine, {.tokens = query, .most_new_tokens = 8, .contexts = {{{}, texts, blend}}});
+  expect_near(mixed, ask(*alone, {.tokens = query, .most_new_tokens = 8, .contexts = {{{}, texts, blend}}}), 0);
+  EXPECT_EQ(mixed.last.contexts->tokens, (std::map<std::string, int32_t>{{"disk", 70 + 128}, {"read", 33}}));
+  // Another key's texts are another's.
+  const Answer other = ask(*engine, {.tokens = query, .most_new_tokens = 1, .contexts = {{{}, texts, blend}}, .space = "another key"});
+  EXPECT_EQ(other.last.contexts->tokens, (std::map<std::string, int32_t>{{"read", 70 + 33 + 128}}));
+}
+
+// A chunk that turns out to be damaged while its layers are computed: the text is read again, and the answer is right.
+TEST(StoredContexts, DamageIsReadAgain) {
+  const StoreFolder folder;
+  const std::vector<int32_t> query = random_tokens(12, 3);
+  const std::vector<std::vector<int32_t>> texts = {random_tokens(70, 4), random_tokens(128, 6)};
+  for (const ContextReuse& reuse : {ContextReuse(ParallelContextsOptions()), ContextReuse(CacheBlendOptions{.ratio = 0.2f})}) {
+    const auto request = [&] { return Request{.tokens = query, .most_new_tokens = 8, .contexts = {{{}, texts, reuse}}}; };
+    const Answer right = ask(*make_engine(stored_options(folder.open())), request());
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path / "chunks")) {
+      if (entry.path().extension() != ".kv") continue;
+      std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+      file.seekp(static_cast<std::streamoff>(entry.file_size()) - 4000);
+      file.put('x').put('y').put('z');
+    }
+    const auto engine = make_engine(stored_options(folder.open()));
+    Told other;
+    ASSERT_TRUE(engine->submit({.tokens = random_tokens(30, 9), .most_new_tokens = 5, .ignore_end = true}, listen(other)).ok());
+    const Answer answer = ask(*engine, request());
+    EXPECT_EQ(answer.last.finish, Finish::length) << answer.last.status.message();
+    expect_near(answer, right, 0);
+    EXPECT_EQ(answer.last.contexts->tokens, (std::map<std::string, int32_t>{{"read", 70 + 128}}));
+    EXPECT_EQ(engine->statistics().context_failures, 1);
+    EXPECT_EQ(other.ends, 1);
+    EXPECT_TRUE(other.last.status.ok());
+    expect_no_pages(*engine);
+  }
+}
+
+// Slow loading holds up nobody else, and requests that end meanwhile leave nothing.
+TEST(StoredContexts, InABusyEngine) {
+  const StoreFolder folder;
+  const auto alone = make_engine(reference_options());
+  const auto request_number = [](int i) {
+    Blend blend;
+    blend.texts = {random_tokens(80 + i % 2, 60 + i % 2), random_tokens(40, 61), random_tokens(90, 70 + i % 3)};
+    blend.query = random_tokens(5 + i, 50 + i);
+    return blend.request({.ratio = i % 2 == 0 ? 0.0f : 0.3f}, 6);
+  };
+  for (int i = 0; i < 6; ++i) (void)ask(*make_engine(stored_options(folder.open())), request_number(i));
+  EngineOptions options = stored_options(folder.open(), 2048);
+  options.chunk_bytes_per_second = 3e7;
+  const auto busy = make_engine(std::move(options));
+  std::vector<Told> told(12), others(12);
+  std::vector<RequestId> ids;
+  for (int i = 0; i < 12; ++i) {
+    ids.push_back(*busy->submit(request_number(i), listen(told[i])));
+    ASSERT_TRUE(busy->submit({.tokens = random_tokens(30 + i, i), .most_new_tokens = 20, .ignore_end = true}, listen(others[i])).ok());
+  }
+  for (int step = 0; busy->has_work(); ++step) {
+    ASSERT_TRUE(busy->step().ok());
+    if (step == 3) busy->cancel(ids[1]);
+    if (step == 40) busy->cancel(ids[5]);
+  }
+  int loaded = 0;
+  for (int i = 0; i < 12; ++i) {
+    EXPECT_EQ(told[i].ends, 1);
+    EXPECT_EQ(others[i].tokens, answer(*alone, {.tokens = random_tokens(30 + i, i), .most_new_tokens = 20, .ignore_end = true}).tokens);
+    if (i == 1 || i == 5) continue;
+    EXPECT_TRUE(told[i].last.status.ok()) << told[i].last.status.message();
+    EXPECT_EQ(told[i].last.contexts->tokens.count("read"), 0u);
+    loaded += static_cast<int>(told[i].last.contexts->tokens.count("disk"));
+    if (i % 2 == 0) {
+      EXPECT_EQ(told[i].tokens, answer(*alone, request_number(i)).tokens) << i;
+    }
+  }
+  EXPECT_GT(loaded, 0);
+  expect_no_pages(*busy);
 }
 
 }  // namespace

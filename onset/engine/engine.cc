@@ -10,6 +10,7 @@
 #include "onset/engine/engine_state.h"
 #include "onset/engine/step_benchmark.h"
 #include "onset/formats/open_model.h"
+#include "onset/model/fingerprint.h"
 #include "onset/text/tokenizer_gguf.h"
 #include "onset/text/tokenizer_json.h"
 
@@ -43,6 +44,9 @@ Status check_options(const EngineOptions& options) {
   ONSET_TRY(check("most_running", options.most_running, 1, 1 << 16));
   if (!(options.tbt_seconds >= 0))
     return error(Code::invalid_argument, "tbt_seconds is {}, expected 0 (no target) or more", options.tbt_seconds);
+  if (!(options.chunk_bytes_per_second >= 0)) {
+    return error(Code::invalid_argument, "chunk_bytes_per_second is {}, expected 0 (no limit) or more", options.chunk_bytes_per_second);
+  }
   ONSET_TRY(check("swap_bytes", options.swap_bytes, 1, int64_t{1} << 45));
   return check("pool_tokens", options.pool_tokens, 0, int64_t{1} << 40);
 }
@@ -115,6 +119,10 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   state->context = config.context;
   ONSET_TRY(state->keep_target());
   ONSET_TRY(state->make_pool());
+  if (!chosen.chunk_stores.empty()) {
+    state->chunk_identity = chunk_identity(model_fingerprint(*state->model), state->layout);
+    state->transfer.emplace(chosen.chunk_stores, chosen.chunk_bytes_per_second);
+  }
   state->batch.emplace(config.layers, config.hidden, state->tokenizer ? state->tokenizer->vocabulary_size() : config.vocabulary);
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
 }

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -24,6 +25,7 @@
 #include "onset/attend/policy.h"
 #include "onset/base/status.h"
 #include "onset/engine/sampler.h"
+#include "onset/kv/chunk_store.h"
 #include "onset/model/executor.h"
 #include "onset/model/model.h"
 #include "onset/schedule/policy.h"
@@ -36,16 +38,19 @@ namespace onset {
 struct EngineOptions {
   std::filesystem::path model;  // GGUF file or Hugging Face folder
   Precision precision = Precision::fast;
-  int32_t threads = 0;                            // 0: one for each core this process may use
-  std::optional<KvType> kv_type = {};             // default: int8 in fast, bf16 in bf16, f32 in reference precision
-  int64_t pool_tokens = 0;                        // tokens of key/value cache; 0: one full context of the model
-  std::string policy = default_schedule_policy;   // who runs when: schedule/policy.h has the names
-  ScheduleOptions scheduling = {};                // token budget, watermark, how requests are preempted, ...
-  int32_t most_running = 256;                     // requests in the batch at a time
-  std::filesystem::path swap_folder = {};         // scheduling.preemption = swap: where; empty: the system's folder for such files
-  int64_t swap_bytes = int64_t{4} << 30;          // and how much of it at most
-  bool packed_cache = true;                       // keep packed weights in the cache folder
-  bool prefix_cache = true;                       // texts that begin as an earlier one did share its pages (kv/prefix_cache.h)
+  int32_t threads = 0;                           // 0: one for each core this process may use
+  std::optional<KvType> kv_type = {};            // default: int8 in fast, bf16 in bf16, f32 in reference precision
+  int64_t pool_tokens = 0;                       // tokens of key/value cache; 0: one full context of the model
+  std::string policy = default_schedule_policy;  // who runs when: schedule/policy.h has the names
+  ScheduleOptions scheduling = {};               // token budget, watermark, how requests are preempted, ...
+  int32_t most_running = 256;                    // requests in the batch at a time
+  std::filesystem::path swap_folder = {};        // scheduling.preemption = swap: where; empty: the system's folder for such files
+  int64_t swap_bytes = int64_t{4} << 30;         // and how much of it at most
+  bool packed_cache = true;                      // keep packed weights in the cache folder
+  bool prefix_cache = true;                      // texts that begin as an earlier one did share its pages (kv/prefix_cache.h)
+  // Where contexts are kept beyond memory: looked for in this order, and kept in all of them. They may be shared with other engines.
+  std::vector<std::shared_ptr<ChunkStore>> chunk_stores = {};
+  double chunk_bytes_per_second = 0;              // loads them no faster, as if from a slower device; 0: as fast as it goes
   std::function<void(double)> progress = {};      // share of the weights packed, while loading; from any worker
   std::unique_ptr<SchedulePolicy> schedule = {};  // a policy of the caller's own; null: the one named by `policy`
   std::shared_ptr<const StepCost> cost = {};      // what the schedule asks, if it asks
@@ -66,6 +71,15 @@ enum class Finish : uint8_t {
 };
 const char* finish_name(Finish finish);  // "stop", "length", ...
 
+// Where the tokens of a request's contexts came from.
+struct ContextsReport {
+  std::map<std::string, int32_t>
+      tokens;                // by tier: "memory" (the prefix cache), those of chunk stores ("disk", "redis"), "read" (computed)
+  int64_t loaded_bytes = 0;  // from chunk stores
+  double load_seconds = 0;   // that it took, beside the computing
+  double wait_seconds = 0;   // that computing waited for it
+};
+
 // What a request is told: one event for each generated token. The last event of a request has finish != none: it is the last
 // token's, or one without a token if the request was cancelled, failed, or asked for none.
 struct Event {
@@ -79,8 +93,9 @@ struct Event {
   int32_t cached_tokens = 0;
   int32_t context_tokens = 0;  // of its contexts and their prefix
   int32_t new_tokens = 0;
-  double first_token_seconds = 0;                 // from submit() to the first token, or to the prompt's end if no token is wanted
-  std::shared_ptr<const CacheBlendReport> blend;  // where contexts were blended
+  double first_token_seconds = 0;                  // from submit() to the first token, or to the prompt's end if no token is wanted
+  std::shared_ptr<const ContextsReport> contexts;  // where there were any
+  std::shared_ptr<const CacheBlendReport> blend;   // where they were blended
 };
 
 // Texts that a prompt refers to, each read by itself: their keys and values do not depend on the prompt or on each other, and are found
@@ -145,6 +160,9 @@ struct EngineStatistics {
   int64_t expired = 0;
   // Prompt tokens that the prefix cache was asked for, and that it had; pages that only it holds (they count as free).
   int64_t looked_up_tokens = 0, cached_tokens = 0, cached_pages = 0;
+  // Requests whose contexts could not be loaded to the end, and were read again.
+  int64_t context_failures = 0;
+  std::string context_failure;
   StepReport last;
 };
 

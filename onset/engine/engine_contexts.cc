@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "onset/engine/engine_state.h"
-#include "onset/model/reposition.h"
 
 namespace onset {
 namespace {
@@ -13,6 +12,16 @@ const CacheBlendOptions* blending(const Contexts& contexts) {
 }
 
 }  // namespace
+
+// Waits until a layer of what comes from stores is there.
+Status ReadContexts::wait(int32_t layer) {
+  if (!load) return {};
+  const Status status = load->wait(layer);
+  report->loaded_bytes = load->loaded_bytes();
+  report->load_seconds = load->load_seconds();
+  report->wait_seconds = load->waited_seconds();
+  return status;
+}
 
 // What each context is read behind.
 std::vector<int32_t> Engine::State::context_lead(const Contexts& contexts) const {
@@ -104,10 +113,12 @@ void Engine::State::prepare_contexts() {
   if (found == requests.end() || !(*found)->unready()) return;
   RunningRequest& running = **found;
   ReadContexts& contexts = *running.contexts;
+  if (!look_in_stores(running)) return;
   const size_t count = running.request.contexts->texts.size();
   // The first one alone: the others find the prefix in its pages.
   while (contexts.failure.ok() && contexts.begun < count && (contexts.begun == 0 || contexts.ended > 0)) {
-    read_context(running, contexts.begun++);
+    const size_t index = contexts.begun++;
+    if (!take_known(running, index) && !load_context(running, index)) read_context(running, index);
   }
   if (!contexts.failure.ok()) {
     end_early(running, Finish::failed, contexts.failure);
@@ -117,42 +128,113 @@ void Engine::State::prepare_contexts() {
   }
 }
 
-void Engine::State::read_context(RunningRequest& running, size_t index) {
+// A text with what it is read behind, as stores know it.
+ChunkText Engine::State::chunk_text(const RunningRequest& running, size_t index) const {
+  return {.space = running.request.space, .lead = running.contexts->lead, .tokens = running.request.contexts->texts[index]};
+}
+
+// Asks the stores for what the prefix cache does not have. False: the answer is not there yet, and others have work meanwhile.
+bool Engine::State::look_in_stores(RunningRequest& running) {
   ReadContexts& contexts = *running.contexts;
-  const Contexts& asked = *running.request.contexts;
-  // A prefix counts with the first context; a token that begins a text is none of the request's.
-  const auto lead = static_cast<int32_t>(index == 0 && !contexts.blend ? 0 : contexts.lead.size());
+  if (!transfer || !contexts.stores || !running.request.prefix_cache) return true;
+  if (!contexts.load) {
+    std::vector<std::string> keys;
+    for (size_t i = 0; i < running.request.contexts->texts.size(); ++i) keys.push_back(chunk_key(chunk_identity, chunk_text(running, i)));
+    contexts.load = transfer->look_up(std::move(keys), chunk_identity);
+  }
+  if (contexts.load->looked_up()) return true;
+  if (std::any_of(requests.begin(), requests.end(), [](const auto& other) { return other->admitted; })) return false;
+  contexts.load->wait_for_look_up();
+  return true;
+}
+
+// A context that is to be filled: its lead and its text.
+std::shared_ptr<Conversation> Engine::State::begin_context(RunningRequest& running, size_t index) {
   auto conversation = std::make_shared<Conversation>(layout, *pool);
   std::vector<int32_t>& tokens = conversation->tokens;
-  tokens = contexts.lead;
-  tokens.insert(tokens.end(), asked.texts[index].begin(), asked.texts[index].end());
-  const auto count = static_cast<int32_t>(tokens.size());
+  tokens = running.contexts->lead;
+  const std::vector<int32_t>& text = running.request.contexts->texts[index];
+  tokens.insert(tokens.end(), text.begin(), text.end());
   if (!running.request.prefix_cache) conversation->plain_tokens = 0;
-  contexts.texts.push_back(conversation);
+  return conversation;
+}
 
-  const bool looks_up = prefixes && running.request.prefix_cache;
+// Tokens of a context that are the request's: a prefix counts with the first context; a token that begins a text is none of the request's.
+int32_t Engine::State::counted_lead(const RunningRequest& running, size_t index) {
+  const ReadContexts& contexts = *running.contexts;
+  return static_cast<int32_t>(index == 0 && !contexts.blend ? 0 : contexts.lead.size());
+}
+
+// Takes a context that the prefix cache has.
+bool Engine::State::take_known(RunningRequest& running, size_t index) {
+  if (!prefixes || !running.request.prefix_cache) return false;
+  ReadContexts& contexts = *running.contexts;
   const std::string& space = running.request.space;
-  if (looks_up && prefixes->match(space, tokens).tokens == count) {
-    conversation->computed = prefixes->attach(space, tokens, conversation->cache, conversation->prefix);
-    reserve(*conversation, conversation->cache.pages_held() - prefix_pages(*conversation));
-    if (conversation->computed == count && taken_pages() <= pool->pages()) {
-      contexts.cached_tokens += count - lead;
-      counts.looked_up_tokens += count;
-      counts.cached_tokens += count;
-      ++contexts.ended;
-      return;
-    }
+  const auto conversation = begin_context(running, index);
+  const auto count = static_cast<int32_t>(conversation->tokens.size());
+  if (prefixes->match(space, conversation->tokens).tokens != count) return false;
+  conversation->computed = prefixes->attach(space, conversation->tokens, conversation->cache, conversation->prefix);
+  reserve(*conversation, conversation->cache.pages_held() - prefix_pages(*conversation));
+  if (conversation->computed != count || taken_pages() > pool->pages()) {
     // Others have the pool's other pages: it waits its turn.
     conversation->cache.truncate(0);
     conversation->prefix.cut(0);
-    conversation->computed = 0;
     reserve(*conversation, 0);
+    return false;
   }
+  const int32_t counted = count - counted_lead(running, index);
+  contexts.cached_tokens += counted;
+  contexts.report->tokens["memory"] += counted;
+  counts.looked_up_tokens += count;
+  counts.cached_tokens += count;
+  contexts.texts.push_back(conversation);
+  ++contexts.ended;
+  return true;
+}
 
-  Request request{.tokens = tokens,
+// Takes pages for a context that a store has; they are filled when all contexts have theirs.
+bool Engine::State::load_context(RunningRequest& running, size_t index) {
+  ReadContexts& contexts = *running.contexts;
+  const char* tier = contexts.load ? contexts.load->tier(index) : nullptr;
+  if (tier == nullptr) return false;
+  const auto conversation = begin_context(running, index);
+  const auto count = static_cast<int32_t>(conversation->tokens.size());
+  const int64_t pages = pages_of(layout, count, count);
+  if (taken_pages() + pages > pool->pages() || !conversation->cache.hold(count).ok()) {
+    conversation->cache.truncate(0);
+    return false;  // as above
+  }
+  reserve(*conversation, pages);
+  conversation->computed = count;
+  contexts.pages.resize(running.request.contexts->texts.size());
+  ChunkLoad::Pages& places = contexts.pages[index];
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    auto& here = places.emplace_back();
+    for (int group = 0; group < layout.head_groups; ++group) {
+      for (int32_t slot = 0; slot < count; slot += page_tokens) here.push_back(conversation->cache.page_for_write(layer, group, slot));
+    }
+  }
+  const int32_t counted = count - counted_lead(running, index);
+  contexts.cached_tokens += counted;
+  contexts.report->tokens[tier] += counted;
+  contexts.texts.push_back(conversation);
+  ++contexts.ended;
+  return true;
+}
+
+void Engine::State::read_context(RunningRequest& running, size_t index) {
+  ReadContexts& contexts = *running.contexts;
+  const auto conversation = begin_context(running, index);
+  const auto count = static_cast<int32_t>(conversation->tokens.size());
+  const int32_t lead = counted_lead(running, index);
+  contexts.report->tokens["read"] += count - lead;
+  contexts.texts.push_back(conversation);
+  contexts.unkept.push_back(index);
+
+  Request request{.tokens = conversation->tokens,
                   .most_new_tokens = 0,
                   .priority = running.request.priority,
-                  .space = space,
+                  .space = running.request.space,
                   .prefix_cache = running.request.prefix_cache};
   Engine::EventHandler ended = [&contexts, lead](const Event& event) {
     if (event.finish != Finish::length && contexts.failure.ok()) {
@@ -168,11 +250,36 @@ void Engine::State::read_context(RunningRequest& running, size_t index) {
   reader->pages = pages_of(layout, count, most_rows);
   reader->fixed = true;
   reader->keeps = true;
-  reader->looks_up = looks_up;
+  reader->looks_up = prefixes && running.request.prefix_cache;
   conversation->busy = reader->id;
-  reader->conversation = std::move(conversation);
+  reader->conversation = conversation;
   contexts.readers.push_back(reader->id);
   requests.push_back(std::move(reader));
+}
+
+// What was read for this request goes to the stores. The bytes are copied: the pages may change hands before they are written.
+void Engine::State::keep_contexts(RunningRequest& running) {
+  ReadContexts& contexts = *running.contexts;
+  if (!transfer || !running.request.prefix_cache) return;
+  for (const size_t index : contexts.unkept) {
+    const Conversation& text = *contexts.texts[index];
+    OwnedChunk chunk{.identity = chunk_identity, .text = chunk_text(running, index), .pages = {}};
+    for (int layer = 0; layer < layout.layers; ++layer) {
+      for (int group = 0; group < layout.head_groups; ++group) {
+        for (const std::byte* page : text.cache.view(layer, group).pages) {
+          chunk.pages.insert(chunk.pages.end(), page, page + pool->page_bytes());
+        }
+      }
+    }
+    transfer->keep(std::move(chunk));
+  }
+  contexts.unkept.clear();
+}
+
+// A request whose contexts are still being loaded computes beside the loading, but not in one step with others, who would wait for it.
+bool Engine::State::must_wait_for_loads(const RunningRequest& running) const {
+  if (running.admitted || !running.contexts || !running.contexts->loading() || running.contexts->load->failed()) return false;
+  return std::any_of(requests.begin(), requests.end(), [](const auto& other) { return other->admitted; });
 }
 
 // All contexts are there. Where they stay side by side, the request's own tokens come behind them; blended ones move when it has its place.
@@ -181,6 +288,12 @@ void Engine::State::take_contexts(RunningRequest& running) {
   const Contexts& asked = *running.request.contexts;
   contexts.ready = true;
   running.cached_tokens = contexts.cached_tokens;
+  keep_contexts(running);
+  if (contexts.pages.empty()) {
+    contexts.load.reset();
+  } else {
+    transfer->begin(contexts.load, std::move(contexts.pages));
+  }
   if (contexts.blend) return;
   Conversation& own = *running.conversation;
   const auto prefix = static_cast<int32_t>(asked.prefix.size());
@@ -192,13 +305,18 @@ void Engine::State::take_contexts(RunningRequest& running) {
     ranges.push_back({place, place + tokens});
   }
   own.first_slot = own.cache.length(0);
+  if (contexts.load) {
+    for (int layer = 0; layer < layout.layers; ++layer) {
+      own.cache.set_pending_load(layer, [&running, layer] { return running.contexts->wait(layer); });
+    }
+  }
   running.request.attend = std::make_unique<ParallelContextsAttend>(std::get<ParallelContextsOptions>(asked.reuse), KeyRange{0, prefix},
                                                                     std::move(ranges), own.first_slot);
 }
 
 // Puts what was read apart where the request has it, before its first rows run. Errors: a pool without the pages it was promised.
 Status Engine::State::blend_contexts(RunningRequest& running) {
-  if (!running.contexts || !running.contexts->blend || running.contexts->texts.empty()) return {};
+  if (!running.contexts || !running.contexts->blend || running.contexts->texts.empty() || running.request.select) return {};
   const auto began = Clock::now();
   ReadContexts& contexts = *running.contexts;
   const Contexts& asked = *running.request.contexts;
@@ -212,7 +330,8 @@ Status Engine::State::blend_contexts(RunningRequest& running) {
     // What the prefix cache had is exact already.
     const int32_t first = std::max(begin, own.computed);
     if (first < end) {
-      reposition(*model, contexts.texts[i]->cache, lead + first - begin, lead + end - begin, own.cache, first, workers);
+      contexts.placements.emplace_back(*model, contexts.texts[i]->cache, lead + first - begin, lead + end - begin, own.cache, first,
+                                       workers);
       reused.push_back({first, end});
       contexts.blend->reused_tokens += end - first;
     }
@@ -220,9 +339,40 @@ Status Engine::State::blend_contexts(RunningRequest& running) {
   }
   contexts.blend->fresh_tokens = running.prompt_end - own.computed - contexts.blend->reused_tokens;
   running.request.select = std::make_unique<CacheBlendSelect>(*blending(asked), model->config().layers, std::move(reused), contexts.blend);
-  release_contexts(running);
-  contexts.blend->place_seconds = seconds_since(began);
+  // Each layer when its turn comes: those behind it may still be on their way.
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    own.cache.set_pending_load(layer, [this, &contexts, layer]() -> Status {
+      ONSET_TRY(contexts.wait(layer));
+      const auto begin = Clock::now();
+      for (const Repositioning& placement : contexts.placements) placement.move(layer, workers);
+      contexts.blend->place_seconds += seconds_since(begin);
+      ++contexts.placed_layers;
+      return {};
+    });
+  }
+  contexts.blend->place_seconds += seconds_since(began);
   return {};
+}
+
+// A chunk was not what was written, or its store has gone: the request begins again, and reads what it cannot have.
+bool Engine::State::read_contexts_again(RunningRequest& running, const Status& why) {
+  if (!running.contexts || !running.contexts->load || !running.contexts->load->failed()) return false;
+  ++counts.context_failures;
+  counts.context_failure = why.message();
+  Conversation& own = *running.conversation;
+  release_contexts(running);
+  for (int layer = 0; layer < layout.layers; ++layer) own.cache.set_pending_load(layer, nullptr);
+  own.cache.truncate(0);
+  own.prefix.cut(0);
+  own.computed = own.first_slot = 0;
+  reserve(own, 0);
+  running.request.attend.reset();
+  running.request.select.reset();
+  running.admitted = false;
+  running.layer = running.piece = 0;
+  begin_contexts(running);
+  running.contexts->stores = false;
+  return true;
 }
 
 // The request has ended: nobody reads its contexts any more.
@@ -236,13 +386,17 @@ void Engine::State::leave_contexts(RunningRequest& running) {
 
 // The request needs the contexts' own pages no more, but the prefix cache may keep them.
 void Engine::State::release_contexts(RunningRequest& running) {
-  for (const auto& text : running.contexts->texts) {
-    if (prefixes && text->plain_tokens > 0 && text->computed == static_cast<int32_t>(text->tokens.size())) {
+  ReadContexts& contexts = *running.contexts;
+  if (contexts.load) contexts.load->stop();
+  contexts.placements.clear();
+  const bool whole = !contexts.loading();
+  for (const auto& text : contexts.texts) {
+    if (prefixes && whole && text->plain_tokens > 0 && text->computed == static_cast<int32_t>(text->tokens.size())) {
       prefixes->publish_all(running.request.space, text->tokens, text->cache, text->prefix);
     }
     reserve(*text, 0);
   }
-  running.contexts->texts.clear();
+  contexts.texts.clear();
 }
 
 }  // namespace onset

@@ -9,6 +9,7 @@
 #include "onset/engine/engine.h"
 #include "onset/engine/running.h"
 #include "onset/engine/step_batch.h"
+#include "onset/kv/chunk_transfer.h"
 #include "onset/kv/swap_file.h"
 
 namespace onset {
@@ -30,7 +31,16 @@ struct Engine::State {
   Status place_behind_contexts(const Request& request, Conversation& conversation) const;
   void begin_contexts(RunningRequest& running);
   void prepare_contexts();
+  std::shared_ptr<Conversation> begin_context(RunningRequest& running, size_t index);
+  static int32_t counted_lead(const RunningRequest& running, size_t index);
+  bool look_in_stores(RunningRequest& running);
+  bool take_known(RunningRequest& running, size_t index);
+  bool load_context(RunningRequest& running, size_t index);
   void read_context(RunningRequest& running, size_t index);
+  void keep_contexts(RunningRequest& running);
+  bool read_contexts_again(RunningRequest& running, const Status& why);
+  ChunkText chunk_text(const RunningRequest& running, size_t index) const;
+  bool must_wait_for_loads(const RunningRequest& running) const;
   void take_contexts(RunningRequest& running);
   Status blend_contexts(RunningRequest& running);
   void leave_contexts(RunningRequest& running);
@@ -74,7 +84,9 @@ struct Engine::State {
   std::optional<PagePool> pool;
   std::optional<PrefixCache> prefixes;  // empty: switched off
   std::optional<SwapFile> swap;
-  int32_t most_rows = 0;  // of one request in a step
+  ChunkIdentity chunk_identity;
+  std::optional<ChunkTransfer> transfer;  // empty: no chunk stores
+  int32_t most_rows = 0;                  // of one request in a step
   std::optional<StepBatch> batch;
 
   std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival

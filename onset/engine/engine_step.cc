@@ -23,7 +23,7 @@ ScheduleContext Engine::State::schedule_context() {
   seen.requests.reserve(requests.size());
   int looks = most_looks;
   for (const auto& running : requests) {
-    if (running->unready()) continue;
+    if (running->unready() || must_wait_for_loads(*running)) continue;
     const Conversation& conversation = *running->conversation;
     look_up(*running, looks);
     seen.requests.push_back({.id = running->id,
@@ -275,7 +275,7 @@ Status Engine::step() {
   if (!work->empty()) state.run(*work);
   report.seconds = seconds_since(state.made) - began;
   for (const Work& part : *work) {
-    if (!part.running->done) state.advance(part);
+    if (!part.running->done && part.running->admitted) state.advance(part);
   }
   --state.pinned;
   state.remove_done();
@@ -308,7 +308,7 @@ void Engine::State::run(std::span<const Work> work) {
     if (again) {
       running.conversation->truncate_cache(running.conversation->computed);
       run({&part, 1});
-    } else {
+    } else if (!read_contexts_again(running, status)) {
       end_early(running, Finish::failed, status);
     }
   }
@@ -327,6 +327,8 @@ void Engine::State::advance(const Work& work) {
   }
   running.layer = running.piece = 0;
   running.conversation->computed += span.count;
+  // What was blended lies in the request's own pages when all layers have run; a piece whose rows all end at once runs none.
+  if (running.contexts && running.contexts->placed_layers == layout.layers) release_contexts(running);
   publish_prefix(running);
   if (running.conversation->computed < running.known()) return;
   if (running.new_tokens == 0) {
@@ -346,7 +348,10 @@ Event Engine::State::event_of(const RunningRequest& running) const {
   event.context_tokens = running.context_tokens;
   event.new_tokens = running.new_tokens;
   event.first_token_seconds = running.first_token_seconds;
-  if (running.contexts) event.blend = running.contexts->blend;
+  if (running.contexts) {
+    event.contexts = running.contexts->report;
+    event.blend = running.contexts->blend;
+  }
   return event;
 }
 

@@ -10,8 +10,10 @@
 
 #include "onset/base/aligned.h"
 #include "onset/engine/engine.h"
+#include "onset/kv/chunk_transfer.h"
 #include "onset/kv/prefix_cache.h"
 #include "onset/kv/sequence_cache.h"
+#include "onset/model/reposition.h"
 #include "onset/text/detokenizer.h"
 #include "onset/text/stop_strings.h"
 
@@ -72,8 +74,18 @@ struct ReadContexts {
   size_t begun = 0, ended = 0;
   int32_t cached_tokens = 0;
   Status failure;
-  bool ready = false;                       // all of them are read
+  bool ready = false;                       // all of them are read, or on their way
   std::shared_ptr<CacheBlendReport> blend;  // null unless they are blended
+  std::shared_ptr<ContextsReport> report = std::make_shared<ContextsReport>();
+  // Those that come from a chunk store; null: none, or not looked for yet.
+  std::shared_ptr<ChunkLoad> load;
+  bool stores = true;                     // look there
+  std::vector<ChunkLoad::Pages> pages;    // of the texts that come from there
+  std::vector<size_t> unkept;             // texts that were read for this request
+  std::vector<Repositioning> placements;  // blended ones on their way to the request's pages
+  int32_t placed_layers = 0;              // of blended ones, that lie there
+  bool loading() const { return load && !load->complete(); }
+  Status wait(int32_t layer);
 };
 
 struct RunningRequest {

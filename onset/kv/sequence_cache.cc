@@ -252,8 +252,11 @@ void SequenceCache::set_pending_load(int layer, std::function<Status()> wait) {
 
 Status SequenceCache::wait_until_loaded(int layer) {
   if (!pending_[layer]) return {};
-  const auto wait = std::exchange(pending_[layer], nullptr);
-  return wait();
+  auto wait = std::exchange(pending_[layer], nullptr);
+  const Status status = wait();
+  // Whoever tries again learns the same.
+  if (!status.ok()) pending_[layer] = std::move(wait);
+  return status;
 }
 
 int64_t SequenceCache::pages_held() const {

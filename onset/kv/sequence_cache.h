@@ -97,7 +97,7 @@ class SequenceCache {
   PageId page(int layer, int group, int32_t page_index) const { return table(layer, group).ids[page_index]; }
   PageMetadata& metadata(int layer, int group, int32_t page_index);
 
-  // A layer whose pages are still being loaded: `wait` is called once, before the layer's keys are first read.
+  // A layer whose pages are still being loaded: `wait` is called before the layer's keys are first read, once if it succeeds.
   void set_pending_load(int layer, std::function<Status()> wait);
   // Waits until the layer is loaded; the loader's error if it failed.
   Status wait_until_loaded(int layer);

@@ -69,7 +69,8 @@ class Blender {
       const auto alone = runner.cache();
       const auto count = static_cast<int32_t>(tokens.size());
       runner.run(*alone, tokens, 0, count);
-      reposition(runner.model, *alone, 1, count, *cache, places[i].begin, runner.workers);
+      const Repositioning moved(runner.model, *alone, 1, count, *cache, places[i].begin, runner.workers);
+      for (int layer = 0; layer < cache->layout().layers; ++layer) moved.move(layer, runner.workers);
     }
     return cache;
   }

@@ -118,13 +118,19 @@ class RunningRows {
         dense_(batch.sequences.size()) {}
 
   // Brings the row set to what runs at `layer`: rows begin, end, leave and rejoin. layer == number of layers ends everything.
-  void enter(int32_t layer) {
+  // Errors: those of loaders of the layer's keys and values, which selectors may want to see.
+  Status enter(int32_t layer) {
     bool changed = false;
+    for (size_t s = 0; s < running_.size(); ++s) {
+      const BatchSequence& sequence = batch_.sequences[s];
+      const bool runs = layer == sequence.layer_begin || !running_[s].empty();
+      if (runs && layer < std::min(sequence.layer_end, model_.config().layers)) ONSET_TRY(sequence.cache->wait_until_loaded(layer));
+    }
     std::vector<std::vector<int32_t>> next(running_.size());
     rejoining_.clear();
     for (size_t s = 0; s < running_.size(); ++s) changed |= next_rows(s, layer, next[s]);
-    if (!changed) return;
-    rebuild(layer, next);
+    if (changed) rebuild(layer, next);
+    return {};
   }
 
   // Slots for the running rows' keys in every sequence's cache.
@@ -136,7 +142,6 @@ class RunningRows {
       const auto count = static_cast<int32_t>(running_[s].size());
       if (count == 0) continue;
       const BatchSequence& sequence = batch_.sequences[s];
-      ONSET_TRY(sequence.cache->wait_until_loaded(layer));
       ONSET_TRY(sequence.cache->take_slots(layer, {positions_.data() + begin, static_cast<size_t>(count)}, slots_));
       parts_.push_back({.sequence = &sequence,
                         .attend = sequence.attend != nullptr ? sequence.attend : &dense_[s],
@@ -327,12 +332,12 @@ class RunningRows {
 Status Model::forward(const Batch& batch, Executor& executor, OutputSink& sink) const {
   RunningRows rows(*this, batch, executor);
   for (int32_t layer = 0; layer < config_.layers; ++layer) {
-    rows.enter(layer);
+    ONSET_TRY(rows.enter(layer));
     if (rows.empty()) continue;
     ONSET_TRY(rows.take_slots(layer));
     ONSET_TRY(executor.run_layer(layers_[layer], rows.call(layer)));
   }
-  rows.enter(config_.layers);
+  ONSET_TRY(rows.enter(config_.layers));
   // Outputs of one call keep their numbers: a dropped row's place is simply not called.
   std::vector<BatchOutput> outputs;
   std::vector<const float*> hidden;
