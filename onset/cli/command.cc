@@ -82,7 +82,8 @@ std::optional<KvType> kv_type_of(const std::string& name) {
   return {};
 }
 
-Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens, int32_t most_running) {
+Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens, int32_t most_running,
+                                            const std::function<Status(EngineOptions&)>& also) {
   ONSET_ASSIGN(const std::filesystem::path path, find_model(flags.model));
   double tbt_seconds = 0;
   if (!flags.tbt.empty()) {
@@ -100,6 +101,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t po
                         .progress = [&bar](double share) { bar.update(share); },
                         .tbt_seconds = tbt_seconds};
   if (most_running > 0) options.most_running = most_running;
+  if (also) ONSET_TRY(also(options));
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
   return engine;

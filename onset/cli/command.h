@@ -56,8 +56,9 @@ Precision precision_of(const std::string& name);
 std::optional<KvType> kv_type_of(const std::string& name);
 
 // Loads the model with a progress bar. `pool_tokens`: how much key/value cache is needed when --pool does not say. most_running: as in
-// EngineOptions, 0 = its default.
-Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens = 0, int32_t most_running = 0);
+// EngineOptions, 0 = its default. `also`: sets what else the command has options for.
+Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t pool_tokens = 0, int32_t most_running = 0,
+                                            const std::function<Status(EngineOptions&)>& also = {});
 
 struct SamplingFlags {
   SamplingOptions options;

@@ -1,5 +1,6 @@
 // onset run: one prompt, one answer.
 #include "onset/base/mapped_file.h"
+#include "onset/cli/chunk_stores.h"
 #include "onset/cli/commands.h"
 #include "onset/cli/output.h"
 #include "onset/engine/chat.h"
@@ -23,6 +24,7 @@ struct RunOptions {
   bool json_object = false;
   std::string json_schema;
   std::vector<std::string> contexts;
+  StoreFlags stores;
   std::string reuse = "prefix";
   ParallelContextsOptions parallel;
   CacheBlendOptions blend;
@@ -70,6 +72,7 @@ void declare(CLI::App& command, RunOptions& options) {
                   "cacheblend: single: the same ones in all layers; gradual: fewer from layer to layer")
       ->capture_default_str()
       ->group(group);
+  add_store_flags(command, options.stores);
   add_engine_flags(command, options.engine);
   add_sampling_flags(command, options.sampling);
   auto* object = command.add_flag("--json-object", options.json_object, "the answer is a JSON object")->group("Sampling");
@@ -85,6 +88,7 @@ void declare(CLI::App& command, RunOptions& options) {
                "  onset run --json-schema person.schema.json \"Invent a person.\"\n"
                "  onset run --context manual.txt --context notes.txt --reuse ape \"How is it switched on?\"\n"
                "  onset run --context manual.txt --context notes.txt --reuse cacheblend --ratio 0.2 \"How is it switched on?\"\n"
+               "  onset run --store ~/.cache/onset/chunks --context manual.txt --reuse cacheblend \"How is it switched on?\"\n"
                "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
 }
 
@@ -171,6 +175,12 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
             {"prefill_tokens_per_second", figures.prefill},
             {"decode_tokens_per_second", figures.decode},
             {"peak_rss_bytes", peak_memory_bytes()}};
+  if (last.contexts) {
+    json["contexts"] = {{"tokens", last.contexts->tokens},
+                        {"loaded_bytes", last.contexts->loaded_bytes},
+                        {"load_seconds", last.contexts->load_seconds},
+                        {"wait_seconds", last.contexts->wait_seconds}};
+  }
   if (last.blend) {
     json["blend"] = {{"reused_tokens", last.blend->reused_tokens},
                      {"fresh_tokens", last.blend->fresh_tokens},
@@ -240,7 +250,8 @@ Status run(const RunOptions& options) {
     if (context.empty()) return error(Code::invalid_argument, "--context {}: the file is empty", file);
     contexts.push_back(std::move(context));
   }
-  ONSET_ASSIGN(const auto engine, load_engine(options.engine, pool_for(contexts)));
+  ONSET_ASSIGN(const auto engine, load_engine(options.engine, pool_for(contexts), 0,
+                                              [&](EngineOptions& engine) { return use_chunk_stores(options.stores, engine); }));
   ONSET_ASSIGN(PromptParts parts, parts_of(*engine, options, text, contexts));
   ONSET_ASSIGN(sampling.grammar, grammar_of(*engine, options));
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();

@@ -61,6 +61,7 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
       .add_flag("--no-prefix-cache", flags.no_prefix_cache, "compute every prompt, even where an earlier one began with the same tokens")
       ->group(group);
   command.add_flag("--no-cache", flags.engine.no_cache, "do not keep packed weights for the next start")->group(group);
+  add_store_flags(command, flags.stores);
 }
 
 Result<std::vector<NamedModel>> find_served_models(const ServedModels& flags) {
@@ -97,6 +98,7 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
       .prefix_cache = !flags.no_prefix_cache,
       .progress = [&bar](double share) { bar.update(share); },
       .tbt_seconds = tbt_seconds};
+  ONSET_TRY(use_chunk_stores(flags.stores, options));
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
   return serve::ModelHost::create(model.name, std::move(engine), std::move(deliver), metrics.model(model.name));

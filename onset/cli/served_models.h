@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "onset/cli/chunk_stores.h"
 #include "onset/cli/command.h"
 #include "onset/serve/model_host.h"
 
@@ -11,6 +12,7 @@ namespace onset::cli {
 
 struct ServedModels {
   EngineFlags engine;
+  StoreFlags stores;
   std::vector<std::string> models;  // NAME=MODEL or MODEL
   bool swap = false;                // preempted requests write their pages to a file
   int64_t pool_tokens = 65536;

@@ -438,8 +438,8 @@ TEST(EnginePolicies, OneRequestsFailureIsNotTheOthers) {
   ASSERT_TRUE(engine->submit({.text = "One day", .most_new_tokens = 10, .attend = std::make_unique<FailingAttend>()}, listen(bad)).ok());
   run_all(*engine);
   EXPECT_EQ(good.tokens, alone.tokens);
-  // Its loader fails once and is gone when it runs by itself, so this request goes on too.
-  EXPECT_EQ(bad.last.finish, Finish::length);
+  // What could not be loaded is not there when it runs by itself either.
+  EXPECT_EQ(bad.last.finish, Finish::failed);
   const Told fails_alone = answer(*engine, {.text = "One day", .most_new_tokens = 10, .attend = std::make_unique<FailingAttend>()});
   EXPECT_EQ(fails_alone.last.finish, Finish::failed);
   EXPECT_EQ(fails_alone.last.status.message(), "the store is gone");

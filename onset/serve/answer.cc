@@ -178,13 +178,21 @@ void append_json_string(std::string& out, std::string_view text) {
 void Usage::add(const AnswerForm& form, int choice, const Event& event) {
   new_tokens += event.token.has_value();
   if (event.finish != Finish::none && choice % form.choices_of_prompt == 0) cached_tokens += event.cached_tokens;
-  if (event.finish != Finish::none && choice == 0) blend = event.blend;
+  if (event.finish == Finish::none || choice != 0) return;
+  contexts = event.contexts;
+  blend = event.blend;
 }
 
 std::string Usage::onset_field(const AnswerForm& form) const {
   if (form.reuse.empty()) return {};
   std::string out = fmt::format(",\"onset\":{{\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", form.reuse, form.context_tokens,
                                 cached_tokens);
+  if (contexts) {
+    const char* comma = "";
+    out += ",\"tiers\":{";
+    for (const auto& [tier, tokens] : contexts->tokens) out += fmt::format("{}\"{}\":{}", std::exchange(comma, ","), tier, tokens);
+    out += fmt::format("}},\"loaded_bytes\":{},\"wait_seconds\":{:.6f}", contexts->loaded_bytes, contexts->wait_seconds);
+  }
   if (blend) {
     out += fmt::format(",\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->reused_tokens, blend->fresh_tokens,
                        fmt::join(blend->recomputed, ","));

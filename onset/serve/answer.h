@@ -61,11 +61,13 @@ struct Usage {
   void add(const AnswerForm& form, int choice, const Event& event);
   // {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ..., "prompt_tokens_details": {"cached_tokens": ...}}
   std::string json(const AnswerForm& form) const;
-  // What became of the contexts: nothing without any, or ,"onset":{"reuse": ..., "context_tokens": ..., "cached_tokens": ...}, and of
-  // blended ones "reused_tokens", "fresh_tokens", "recomputed_tokens" (for each layer).
+  // What became of the contexts: nothing without any, or ,"onset":{"reuse": ..., "context_tokens": ..., "cached_tokens": ...,
+  // "tiers": {"memory": ...}, "loaded_bytes": ..., "wait_seconds": ...}, and of blended ones "reused_tokens", "fresh_tokens",
+  // "recomputed_tokens" (for each layer).
   std::string onset_field(const AnswerForm& form) const;
 
-  std::shared_ptr<const CacheBlendReport> blend;  // the first choice's
+  std::shared_ptr<const ContextsReport> contexts;  // the first choice's
+  std::shared_ptr<const CacheBlendReport> blend;   // likewise
   int64_t new_tokens = 0;
   int64_t cached_tokens = 0;  // of all prompts, each counted once: by its first choice
 };

@@ -184,6 +184,15 @@ def bad_requests(rows):
     rows.row("contexts blended at a ratio above one", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--ratio", 1.5, "Hello", make=context)
     rows.row("contexts blended by an unknown metric", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--blend-metric", "x", "Hello",
              make=context)
+    kept = ("--context", "context.txt", "--reuse", "cacheblend")
+    rows.row("a chunk store that is a file", "run", *stories, *kept, "--store", "context.txt", "Hello", make=context)
+    rows.row("a chunk store at an address of another kind", "run", *stories, *kept, "--store", "https://example.org/", "Hello", make=context)
+    rows.row("a chunk store at a port that is none", "run", *stories, *kept, "--store", "redis://localhost:65536", "Hello", make=context)
+    rows.row("a chunk store without room", "run", *stories, *kept, "--store", "chunks", "--store-capacity", 0, "Hello", make=context)
+    rows.row("texts to be kept nowhere", "store", "add", *stories, "context.txt", make=context)
+    rows.row("an empty text to be kept", "store", "add", *stories, "--store", "chunks", "empty.txt", make=write(test, "empty.txt", b""))
+    rows.row("a list of chunks where there are none", "store", "list", "nowhere")
+    rows.row("chunks pruned to no size", "store", "prune", "nowhere")
     rows.row("a parallel context that is longer than the model's context", "run", *stories, *ape, "Hello",
              make=write(test, "context.txt", b"Once upon a time there was a dog. " * 400))
     rows.row("parallel contexts for a model with windows", "run", "--no-cache", "--model", harness.ROOT / "tests/fixtures/models/mistral", *ape, "Hello", make=context)
