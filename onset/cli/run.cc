@@ -64,6 +64,10 @@ void declare(CLI::App& command, RunOptions& options) {
   command.add_option("--ratio", options.blend.ratio, "cacheblend: the share of the contexts' tokens that is computed again")
       ->capture_default_str()
       ->group(group);
+  command
+      .add_flag("--hide-loading", options.blend.hide_loading,
+                "cacheblend: more is computed again while contexts are loaded, so much as hides the loading; all where that is quicker")
+      ->group(group);
   command.add_option("--blend-metric", options.blend_metric, "cacheblend: what decides which: keys-values, keys, values or random")
       ->capture_default_str()
       ->group(group);
@@ -182,7 +186,8 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
                         {"wait_seconds", last.contexts->wait_seconds}};
   }
   if (last.blend) {
-    json["blend"] = {{"reused_tokens", last.blend->reused_tokens},
+    json["blend"] = {{"ratio", last.blend->ratio},
+                     {"reused_tokens", last.blend->reused_tokens},
                      {"fresh_tokens", last.blend->fresh_tokens},
                      {"recomputed_tokens", last.blend->recomputed},
                      {"place_seconds", last.blend->place_seconds}};

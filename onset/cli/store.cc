@@ -144,7 +144,10 @@ void declare_add(CLI::App& command, AddOptions& options) {
 Result<ContextsReport> read_context(Engine& engine, std::vector<int32_t> prefix, std::vector<int32_t> text, const ContextReuse& reuse) {
   Event last;
   // What asks for the text is one token, which is not kept.
-  Request request{.tokens = {text.front()}, .most_new_tokens = 0, .contexts = Contexts{std::move(prefix), {std::move(text)}, reuse}};
+  Request request;
+  request.tokens = {text.front()};
+  request.most_new_tokens = 0;
+  request.contexts = Contexts{std::move(prefix), {std::move(text)}, reuse};
   ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { last = event; }).status());
   while (engine.has_work()) ONSET_TRY(engine.step());
   ONSET_TRY(last.status);

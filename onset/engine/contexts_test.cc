@@ -420,6 +420,42 @@ TEST(StoredContexts, DamageIsReadAgain) {
   }
 }
 
+// From a slow device more is computed again while it loads, and from a very slow one nothing is loaded.
+TEST(StoredContexts, MoreIsComputedWhereLoadingTakesLonger) {
+  const StoreFolder folder;
+  Blend blend;
+  blend.texts = {random_tokens(150, 60), random_tokens(140, 61), random_tokens(90, 70)};
+  blend.query = random_tokens(9, 50);
+  const CacheBlendOptions asked{.ratio = 0.1f, .hide_loading = true};
+  const auto make = [&](double rate) {
+    EngineOptions options = stored_options(folder.open());
+    options.chunk_bytes_per_second = rate;
+    options.cost = std::make_shared<LinearStepCost>(StepWeights{.per_prefill_row_layer = 1e-4});
+    return make_engine(std::move(options));
+  };
+  (void)ask(*make(0), blend.request(asked, 1));
+  const auto bytes = static_cast<double>(ask(*make(0), blend.request(asked, 1)).last.contexts->loaded_bytes);
+  // What reading the contexts takes by the step model.
+  const double prefill = 1e-4 * 380 * make(0)->model().config().layers;
+  // From a device that takes this share of it to load them.
+  const auto ratio_at = [&](double share) {
+    const auto engine = make(bytes / (share * prefill));
+    // The engine learns how quick the device is from another request.
+    Blend other = blend;
+    other.texts.resize(1);
+    (void)ask(*engine, other.request(asked, 1));
+    other.texts = {blend.texts[1], blend.texts[2]};
+    return ask(*engine, other.request(asked, 4)).last;
+  };
+  EXPECT_NEAR(ratio_at(0.01).blend->ratio, 0.1f, 1e-6);
+  const Event slow = ratio_at(0.6);
+  EXPECT_GT(slow.blend->ratio, 0.3f);
+  EXPECT_LT(slow.blend->ratio, 0.95f);
+  const Event slowest = ratio_at(3);
+  EXPECT_EQ(slowest.contexts->loaded_bytes, 0);
+  EXPECT_EQ(slowest.blend->reused_tokens, 0);
+}
+
 // Slow loading holds up nobody else, and requests that end meanwhile leave nothing.
 TEST(StoredContexts, InABusyEngine) {
   const StoreFolder folder;

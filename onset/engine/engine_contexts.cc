@@ -1,6 +1,7 @@
 // Texts that requests refer to: read by requests of the engine's own, kept while they are needed, and found again in the prefix cache.
 #include <algorithm>
 
+#include "onset/cost/loading.h"
 #include "onset/engine/engine_state.h"
 
 namespace onset {
@@ -101,6 +102,7 @@ void Engine::State::begin_contexts(RunningRequest& running) {
   const CacheBlendOptions* blend = blending(asked);
   if (blend == nullptr) return;
   running.contexts->blend = std::make_shared<CacheBlendReport>();
+  running.contexts->ratio = blend->ratio;
   // Nothing is reused where everything is computed.
   running.contexts->ready = blend->ratio == 1;
 }
@@ -257,6 +259,42 @@ void Engine::State::read_context(RunningRequest& running, size_t index) {
   requests.push_back(std::move(reader));
 }
 
+// What reading so many tokens takes: as the step model says, or as prompts took so far (a line; attention makes long ones take longer).
+double Engine::State::prefill_seconds(int32_t tokens) const {
+  if (!options.cost) return prompt_row_seconds * tokens;
+  return options.cost->seconds(span_shape({.first_token = 0, .count = tokens, .layer_end = layout.layers}));
+}
+
+// The loading controller: so much is computed again that the loading is hidden behind it, or everything where that is quicker.
+void Engine::State::choose_ratio(RunningRequest& running) {
+  ReadContexts& contexts = *running.contexts;
+  if (!blending(*running.request.contexts)->hide_loading || contexts.pages.empty()) return;
+  double load_seconds = 0;
+  for (size_t i = 0; i < contexts.pages.size(); ++i) {
+    if (contexts.pages[i].empty()) continue;
+    const auto bytes = static_cast<double>(contexts.pages[i].front().size() * pool->page_bytes() * contexts.pages[i].size());
+    const auto rate = tier_bytes_per_second.find(contexts.load->tier(i));
+    if (rate != tier_bytes_per_second.end()) load_seconds += bytes / rate->second;
+  }
+  contexts.ratio = static_cast<float>(hiding_ratio(prefill_seconds(running.context_tokens), load_seconds, contexts.ratio));
+  if (contexts.ratio < 1) return;
+  contexts.pages.clear();
+  contexts.cached_tokens = running.cached_tokens = 0;
+  contexts.report->tokens.clear();
+  release_contexts(running);
+}
+
+// How quick the stores' devices are: half of what is known is what was seen last.
+void Engine::State::learn_rate(const ReadContexts& contexts) {
+  if (!contexts.load || !contexts.load->complete() || contexts.load->load_seconds() <= 0) return;
+  const double rate = static_cast<double>(contexts.load->loaded_bytes()) / contexts.load->load_seconds();
+  for (const auto& [tier, tokens] : contexts.report->tokens) {
+    if (tier == "memory" || tier == "read") continue;
+    double& known = tier_bytes_per_second[tier];
+    known = known == 0 ? rate : (known + rate) / 2;
+  }
+}
+
 // What was read for this request goes to the stores. The bytes are copied: the pages may change hands before they are written.
 void Engine::State::keep_contexts(RunningRequest& running) {
   ReadContexts& contexts = *running.contexts;
@@ -289,6 +327,7 @@ void Engine::State::take_contexts(RunningRequest& running) {
   contexts.ready = true;
   running.cached_tokens = contexts.cached_tokens;
   keep_contexts(running);
+  if (contexts.blend) choose_ratio(running);
   if (contexts.pages.empty()) {
     contexts.load.reset();
   } else {
@@ -338,7 +377,10 @@ Status Engine::State::blend_contexts(RunningRequest& running) {
     begin = end;
   }
   contexts.blend->fresh_tokens = running.prompt_end - own.computed - contexts.blend->reused_tokens;
-  running.request.select = std::make_unique<CacheBlendSelect>(*blending(asked), model->config().layers, std::move(reused), contexts.blend);
+  CacheBlendOptions chosen = *blending(asked);
+  chosen.ratio = contexts.ratio;
+  contexts.blend->ratio = contexts.ratio;
+  running.request.select = std::make_unique<CacheBlendSelect>(chosen, model->config().layers, std::move(reused), contexts.blend);
   // Each layer when its turn comes: those behind it may still be on their way.
   for (int layer = 0; layer < layout.layers; ++layer) {
     own.cache.set_pending_load(layer, [this, &contexts, layer]() -> Status {
@@ -390,6 +432,7 @@ void Engine::State::release_contexts(RunningRequest& running) {
   if (contexts.load) contexts.load->stop();
   contexts.placements.clear();
   const bool whole = !contexts.loading();
+  learn_rate(contexts);
   for (const auto& text : contexts.texts) {
     if (prefixes && whole && text->plain_tokens > 0 && text->computed == static_cast<int32_t>(text->tokens.size())) {
       prefixes->publish_all(running.request.space, text->tokens, text->cache, text->prefix);

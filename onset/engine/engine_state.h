@@ -37,6 +37,9 @@ struct Engine::State {
   bool take_known(RunningRequest& running, size_t index);
   bool load_context(RunningRequest& running, size_t index);
   void read_context(RunningRequest& running, size_t index);
+  void choose_ratio(RunningRequest& running);
+  double prefill_seconds(int32_t tokens) const;
+  void learn_rate(const ReadContexts& contexts);
   void keep_contexts(RunningRequest& running);
   bool read_contexts_again(RunningRequest& running, const Status& why);
   ChunkText chunk_text(const RunningRequest& running, size_t index) const;
@@ -95,6 +98,9 @@ struct Engine::State {
   RequestId next_id = 1;
   int64_t next_session = 1;
   int pinned = 0;  // requests that end stay in the list while somebody holds pointers: a step, a handler that is running
+  // What loading and computing have taken so far, each as a moving average; 0: not known yet.
+  std::map<std::string, double> tier_bytes_per_second;
+  double prompt_row_seconds = 0;
   EngineStatistics counts;
   std::function<void(const StepReport&)> step_hook;
   const Clock::time_point made = Clock::now();

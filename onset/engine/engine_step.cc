@@ -274,6 +274,11 @@ Status Engine::step() {
   ++state.pinned;
   if (!work->empty()) state.run(*work);
   report.seconds = seconds_since(state.made) - began;
+  constexpr int32_t enough_rows = 64;
+  if (report.answer_rows == 0 && report.prompt_rows >= enough_rows) {
+    const double now = report.seconds / report.prompt_rows;
+    state.prompt_row_seconds = state.prompt_row_seconds == 0 ? now : (state.prompt_row_seconds + now) / 2;
+  }
   for (const Work& part : *work) {
     if (!part.running->done && part.running->admitted) state.advance(part);
   }

@@ -83,6 +83,7 @@ struct ReadContexts {
   std::vector<ChunkLoad::Pages> pages;    // of the texts that come from there
   std::vector<size_t> unkept;             // texts that were read for this request
   std::vector<Repositioning> placements;  // blended ones on their way to the request's pages
+  float ratio = 0;                        // of blended ones: what is computed again
   int32_t placed_layers = 0;              // of blended ones, that lie there
   bool loading() const { return load && !load->complete(); }
   Status wait(int32_t layer);

@@ -128,7 +128,9 @@ TEST(ChunkTransfer, NobodyWritesToPagesAfterAStop) {
     load->wait_for_look_up();
     Target target(chunk);
     transfer.begin(load, {target.pages});
-    if (i % 2 == 0) EXPECT_TRUE(load->wait(0).ok());
+    if (i % 2 == 0) {
+      EXPECT_TRUE(load->wait(0).ok());
+    }
     load->stop();
     const std::vector<std::byte> now = target.bytes;
     std::this_thread::yield();

@@ -35,6 +35,8 @@ struct CacheBlendOptions {
   float ratio = 0.15f;  // of the reused tokens that are computed again; 0: none, 1: all, as if nothing was known
   CacheBlendMetric metric = CacheBlendMetric::keys_values;
   CacheBlendSchedule schedule = CacheBlendSchedule::single;
+  // The ratio is the least: where loading what is known takes longer, more is computed meanwhile (section 5.1; cost/loading.h).
+  bool hide_loading = false;
 };
 // Errors: invalid_argument for a ratio outside 0 to 1.
 Status check_cache_blend(const CacheBlendOptions& options);
@@ -45,6 +47,7 @@ double cache_blend_ratio(const CacheBlendOptions& options, int layer, int layers
 
 // What became of a request's reused tokens.
 struct CacheBlendReport {
+  float ratio = 0;                  // that was asked for, or that hides the loading
   int32_t reused_tokens = 0;        // whose stored keys and values were there
   int32_t fresh_tokens = 0;         // all others
   std::vector<int32_t> recomputed;  // for each layer: reused tokens that went through it nevertheless

@@ -194,8 +194,8 @@ std::string Usage::onset_field(const AnswerForm& form) const {
     out += fmt::format("}},\"loaded_bytes\":{},\"wait_seconds\":{:.6f}", contexts->loaded_bytes, contexts->wait_seconds);
   }
   if (blend) {
-    out += fmt::format(",\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->reused_tokens, blend->fresh_tokens,
-                       fmt::join(blend->recomputed, ","));
+    out += fmt::format(",\"ratio\":{:.4g},\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->ratio,
+                       blend->reused_tokens, blend->fresh_tokens, fmt::join(blend->recomputed, ","));
   }
   return out + "}";
 }

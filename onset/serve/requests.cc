@@ -147,6 +147,7 @@ CacheBlendOptions read_cache_blend(Fields& fields) {
       fields.fail(field, found.status().message(), "invalid_value");
     }
   };
+  options.hide_loading = fields.boolean("hide_loading").value_or(false);
   named("metric", cache_blend_metric, options.metric);
   named("schedule", cache_blend_schedule, options.schedule);
   return options;
