@@ -15,9 +15,9 @@ const CacheBlendOptions* blending(const Contexts& contexts) {
 }  // namespace
 
 // Waits until a layer of what comes from stores is there.
-Status ReadContexts::wait(int32_t layer) {
+Status ReadContexts::wait(int32_t layer, int32_t groups) {
   if (!load) return {};
-  const Status status = load->wait(layer);
+  const Status status = load->wait(layer, groups);
   report->loaded_bytes = load->loaded_bytes();
   report->load_seconds = load->load_seconds();
   report->wait_seconds = load->waited_seconds();
@@ -331,7 +331,7 @@ void Engine::State::take_contexts(RunningRequest& running) {
   if (contexts.pages.empty()) {
     contexts.load.reset();
   } else {
-    transfer->begin(contexts.load, std::move(contexts.pages));
+    transfer->begin(contexts.load, std::move(contexts.pages), load_groups(running));
   }
   if (contexts.blend) return;
   Conversation& own = *running.conversation;
@@ -346,53 +346,86 @@ void Engine::State::take_contexts(RunningRequest& running) {
   own.first_slot = own.cache.length(0);
   if (contexts.load) {
     for (int layer = 0; layer < layout.layers; ++layer) {
-      own.cache.set_pending_load(layer, [&running, layer] { return running.contexts->wait(layer); });
+      own.cache.set_pending_load(layer, [&running, layer] { return running.contexts->wait(layer, 1); });
     }
   }
   running.request.attend = std::make_unique<ParallelContextsAttend>(std::get<ParallelContextsOptions>(asked.reuse), KeyRange{0, prefix},
                                                                     std::move(ranges), own.first_slot);
 }
 
-// Puts what was read apart where the request has it, before its first rows run. Errors: a pool without the pages it was promised.
-Status Engine::State::blend_contexts(RunningRequest& running) {
-  if (!running.contexts || !running.contexts->blend || running.contexts->texts.empty() || running.request.select) return {};
+// What is loaded together: parallel contexts all at once; of blended ones those that begin in the same piece of the prompt, so that a piece
+// is computed while the next one's contexts are on their way.
+std::vector<int32_t> Engine::State::load_groups(const RunningRequest& running) const {
+  const Contexts& asked = *running.request.contexts;
+  std::vector<int32_t> groups;
+  auto begin = static_cast<int32_t>(asked.prefix.size());
+  for (const auto& text : asked.texts) {
+    groups.push_back(running.contexts->blend ? begin / most_rows : 0);
+    begin += static_cast<int32_t>(text.size());
+  }
+  return groups;
+}
+
+// Sees to it that what was read apart lies where the request has it when the rows below `end` run. Errors: a pool without the pages it was
+// promised.
+Status Engine::State::blend_contexts(RunningRequest& running, int32_t end) {
+  if (!running.contexts || !running.contexts->blend || running.contexts->texts.empty()) return {};
+  ReadContexts& contexts = *running.contexts;
+  if (!running.request.select) ONSET_TRY(begin_blending(running));
+  const auto count = static_cast<size_t>(
+      std::count_if(contexts.placements.begin(), contexts.placements.end(), [&](const auto& placement) { return placement.begin < end; }));
+  // Each layer when its turn comes: those behind it may still be on their way.
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    if (contexts.placed[layer] == count) continue;
+    running.conversation->cache.set_pending_load(layer, [this, &contexts, layer, count] { return place_layer(contexts, layer, count); });
+  }
+  return {};
+}
+
+// Slots for what is to come, and the policy that says what of it is computed again.
+Status Engine::State::begin_blending(RunningRequest& running) {
   const auto began = Clock::now();
   ReadContexts& contexts = *running.contexts;
   const Contexts& asked = *running.request.contexts;
   Conversation& own = *running.conversation;
   ONSET_TRY(own.cache.hold(running.prompt_end));
   const auto lead = static_cast<int32_t>(contexts.lead.size());
+  const std::vector<int32_t> groups = load_groups(running);
   std::vector<KeyRange> reused;
-  int32_t begin = static_cast<int32_t>(asked.prefix.size());
+  auto begin = static_cast<int32_t>(asked.prefix.size());
   for (size_t i = 0; i < contexts.texts.size(); ++i) {
     const int32_t end = begin + static_cast<int32_t>(asked.texts[i].size());
     // What the prefix cache had is exact already.
     const int32_t first = std::max(begin, own.computed);
     if (first < end) {
-      contexts.placements.emplace_back(*model, contexts.texts[i]->cache, lead + first - begin, lead + end - begin, own.cache, first,
-                                       workers);
+      contexts.placements.push_back(
+          {.begin = first,
+           .group = groups[i],
+           .moved = Repositioning(*model, contexts.texts[i]->cache, lead + first - begin, lead + end - begin, own.cache, first, workers)});
       reused.push_back({first, end});
       contexts.blend->reused_tokens += end - first;
     }
     begin = end;
   }
+  contexts.placed.assign(layout.layers, 0);
   contexts.blend->fresh_tokens = running.prompt_end - own.computed - contexts.blend->reused_tokens;
   CacheBlendOptions chosen = *blending(asked);
   chosen.ratio = contexts.ratio;
   contexts.blend->ratio = contexts.ratio;
   running.request.select = std::make_unique<CacheBlendSelect>(chosen, model->config().layers, std::move(reused), contexts.blend);
-  // Each layer when its turn comes: those behind it may still be on their way.
-  for (int layer = 0; layer < layout.layers; ++layer) {
-    own.cache.set_pending_load(layer, [this, &contexts, layer]() -> Status {
-      ONSET_TRY(contexts.wait(layer));
-      const auto begin = Clock::now();
-      for (const Repositioning& placement : contexts.placements) placement.move(layer, workers);
-      contexts.blend->place_seconds += seconds_since(begin);
-      ++contexts.placed_layers;
-      return {};
-    });
-  }
   contexts.blend->place_seconds += seconds_since(began);
+  return {};
+}
+
+// The first `count` placements of a layer, as soon as they are loaded.
+Status Engine::State::place_layer(ReadContexts& contexts, int layer, size_t count) {
+  for (size_t& placed = contexts.placed[layer]; placed < count; ++placed) {
+    const ReadContexts::Placement& next = contexts.placements[placed];
+    ONSET_TRY(contexts.wait(layer, next.group + 1));
+    const auto began = Clock::now();
+    next.moved.move(layer, workers);
+    contexts.blend->place_seconds += seconds_since(began);
+  }
   return {};
 }
 

@@ -45,7 +45,10 @@ struct Engine::State {
   ChunkText chunk_text(const RunningRequest& running, size_t index) const;
   bool must_wait_for_loads(const RunningRequest& running) const;
   void take_contexts(RunningRequest& running);
-  Status blend_contexts(RunningRequest& running);
+  Status blend_contexts(RunningRequest& running, int32_t end);
+  Status begin_blending(RunningRequest& running);
+  Status place_layer(ReadContexts& contexts, int layer, size_t count);
+  std::vector<int32_t> load_groups(const RunningRequest& running) const;
   void leave_contexts(RunningRequest& running);
   void release_contexts(RunningRequest& running);
 

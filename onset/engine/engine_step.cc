@@ -208,7 +208,7 @@ Result<std::vector<Work>> Engine::State::take_up(const Step& step) {
     Conversation& conversation = *running->conversation;
     const int64_t pages = pages_of(layout, span.first_token + span.count, most_rows) - prefix_pages(conversation);
     reserve(conversation, std::max(conversation.reserved_pages, pages));
-    if (const Status blended = blend_contexts(*running); !blended.ok()) {
+    if (const Status blended = blend_contexts(*running, span.first_token + span.count); !blended.ok()) {
       end_early(*running, Finish::failed, blended);
       continue;
     }
@@ -333,7 +333,7 @@ void Engine::State::advance(const Work& work) {
   running.layer = running.piece = 0;
   running.conversation->computed += span.count;
   // What was blended lies in the request's own pages when all layers have run; a piece whose rows all end at once runs none.
-  if (running.contexts && running.contexts->placed_layers == layout.layers) release_contexts(running);
+  if (running.contexts && running.contexts->all_placed()) release_contexts(running);
   publish_prefix(running);
   if (running.conversation->computed < running.known()) return;
   if (running.new_tokens == 0) {

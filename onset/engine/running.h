@@ -79,14 +79,22 @@ struct ReadContexts {
   std::shared_ptr<ContextsReport> report = std::make_shared<ContextsReport>();
   // Those that come from a chunk store; null: none, or not looked for yet.
   std::shared_ptr<ChunkLoad> load;
-  bool stores = true;                     // look there
-  std::vector<ChunkLoad::Pages> pages;    // of the texts that come from there
-  std::vector<size_t> unkept;             // texts that were read for this request
-  std::vector<Repositioning> placements;  // blended ones on their way to the request's pages
-  float ratio = 0;                        // of blended ones: what is computed again
-  int32_t placed_layers = 0;              // of blended ones, that lie there
+  bool stores = true;                   // look there
+  std::vector<ChunkLoad::Pages> pages;  // of the texts that come from there
+  std::vector<size_t> unkept;           // texts that were read for this request
+  // Blended ones on their way to the request's pages, in groups of those that begin in one piece of the prompt.
+  struct Placement {
+    int32_t begin, group;
+    Repositioning moved;
+  };
+  std::vector<Placement> placements;
+  std::vector<size_t> placed;  // of each layer: how many lie there
+  float ratio = 0;             // of blended ones: what is computed again
   bool loading() const { return load && !load->complete(); }
-  Status wait(int32_t layer);
+  bool all_placed() const {
+    return !placements.empty() && std::all_of(placed.begin(), placed.end(), [&](size_t count) { return count == placements.size(); });
+  }
+  Status wait(int32_t layer, int32_t groups);
 };
 
 struct RunningRequest {

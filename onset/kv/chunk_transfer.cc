@@ -34,18 +34,22 @@ const char* ChunkLoad::tier(size_t index) const {
   return index < tiers_.size() ? tiers_[index] : nullptr;
 }
 
-Status ChunkLoad::wait(int32_t layer) {
+Status ChunkLoad::wait(int32_t layer, int32_t groups) {
   std::unique_lock lock(mutex_);
   const auto began = Clock::now();
-  changed_.wait(lock, [&] { return layers_ > layer || !status_.ok() || stopped_; });
+  const auto there = [&] {
+    const auto end = layers_.begin() + std::min<std::ptrdiff_t>(groups, std::ssize(layers_));
+    return std::all_of(layers_.begin(), end, [&](int32_t layers) { return layers > layer; });
+  };
+  changed_.wait(lock, [&] { return there() || !status_.ok() || stopped_; });
   waited_seconds_ += seconds_since(began);
-  if (layers_ > layer) return {};
+  if (there()) return {};
   return status_.ok() ? error(Code::cancelled, "the loading of contexts was ended") : status_;
 }
 
 bool ChunkLoad::complete() const {
   const std::lock_guard lock(mutex_);
-  return layers_ == identity_.layers;
+  return began_ && std::all_of(layers_.begin(), layers_.end(), [&](int32_t layers) { return layers == identity_.layers; });
 }
 bool ChunkLoad::failed() const {
   const std::lock_guard lock(mutex_);
@@ -100,10 +104,12 @@ std::shared_ptr<ChunkLoad> ChunkTransfer::look_up(std::vector<std::string> keys,
   return load;
 }
 
-void ChunkTransfer::begin(const std::shared_ptr<ChunkLoad>& load, std::vector<ChunkLoad::Pages> pages) {
+void ChunkTransfer::begin(const std::shared_ptr<ChunkLoad>& load, std::vector<ChunkLoad::Pages> pages, std::vector<int32_t> groups) {
   {
     const std::lock_guard lock(load->mutex_);
+    load->layers_.assign(groups.empty() ? 0 : *std::max_element(groups.begin(), groups.end()) + 1, 0);
     load->pages_ = std::move(pages);
+    load->groups_ = std::move(groups);
     load->began_ = true;
     load->begin_ = Clock::now();
   }
@@ -147,36 +153,43 @@ void ChunkTransfer::find(ChunkLoad& load) {
   load.changed_.notify_all();
 }
 
-// All texts' first layer, then all texts' second one: the order in which they are waited for.
+// Of a group all texts' first layer, then all texts' second one: the order in which they are waited for.
 void ChunkTransfer::load(ChunkLoad& load) {
-  for (int32_t layer = 0; layer < load.identity_.layers; ++layer) {
-    {
-      const std::lock_guard lock(load.mutex_);
-      if (load.stopped_) return;
-      load.reading_ = true;
+  for (int32_t group = 0; group < static_cast<int32_t>(load.layers_.size()); ++group) {
+    for (int32_t layer = 0; layer < load.identity_.layers; ++layer) {
+      if (!load_layer(load, group, layer)) return;
     }
-    Status status;
-    int64_t bytes = 0;
-    for (size_t i = 0; i < load.chunks_.size() && status.ok(); ++i) {
-      if (load.pages_[i].empty()) continue;
-      status = load.chunks_[i]->read_layer(layer, load.pages_[i][layer]);
-      bytes += static_cast<int64_t>(load.pages_[i][layer].size() * load.identity_.page_bytes());
-    }
-    std::unique_lock lock(load.mutex_);
-    load.reading_ = false;
-    load.bytes_ += bytes;
-    if (bytes_per_second_ > 0 && status.ok()) {
-      // The layer comes when the slower device would have brought it.
-      const auto there = load.begin_ + std::chrono::duration_cast<Clock::duration>(
-                                           std::chrono::duration<double>(static_cast<double>(load.bytes_) / bytes_per_second_));
-      load.changed_.wait_until(lock, there, [&] { return load.stopped_; });
-    }
-    load.load_seconds_ = seconds_since(load.begin_);
-    load.status_ = status;
-    if (status.ok()) ++load.layers_;
-    load.changed_.notify_all();
-    if (!status.ok()) return;
   }
+}
+
+// Whether there is more to do.
+bool ChunkTransfer::load_layer(ChunkLoad& load, int32_t group, int32_t layer) {
+  {
+    const std::lock_guard lock(load.mutex_);
+    if (load.stopped_) return false;
+    load.reading_ = true;
+  }
+  Status status;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < load.chunks_.size() && status.ok(); ++i) {
+    if (load.pages_[i].empty() || load.groups_[i] != group) continue;
+    status = load.chunks_[i]->read_layer(layer, load.pages_[i][layer]);
+    bytes += static_cast<int64_t>(load.pages_[i][layer].size() * load.identity_.page_bytes());
+  }
+  std::unique_lock lock(load.mutex_);
+  load.reading_ = false;
+  load.changed_.notify_all();
+  load.bytes_ += bytes;
+  if (bytes_per_second_ > 0 && status.ok()) {
+    // The layer comes when the slower device would have brought it.
+    const std::chrono::duration<double> taken(static_cast<double>(load.bytes_) / bytes_per_second_);
+    load.changed_.wait_until(lock, load.begin_ + std::chrono::duration_cast<Clock::duration>(taken), [&] { return load.stopped_; });
+  }
+  load.load_seconds_ = seconds_since(load.begin_);
+  load.status_ = status;
+  if (status.ok()) ++load.layers_[group];
+  load.changed_.notify_all();
+  return status.ok();
 }
 
 void ChunkTransfer::keep(OwnedChunk chunk) {

@@ -32,8 +32,9 @@ class ChunkLoad {
   // The tier that has text `index`, or null; after the look-up.
   const char* tier(size_t index) const;
 
-  // Waits until the layer is there in all texts. Errors: why one of them cannot be had; nothing more comes then.
-  Status wait(int32_t layer);
+  // Waits until the layer is there in all texts of the first `groups` groups. Errors: why one of them cannot be had; nothing more comes
+  // then.
+  Status wait(int32_t layer, int32_t groups);
   bool complete() const;  // all layers are there
   bool failed() const;
   // Ends it: when this returns nobody writes to the pages any more.
@@ -57,7 +58,8 @@ class ChunkLoad {
   std::vector<std::unique_ptr<StoredChunk>> chunks_;
   std::vector<const char*> tiers_;
   std::vector<Pages> pages_;
-  int32_t layers_ = 0;  // that are there
+  std::vector<int32_t> groups_;  // of each text
+  std::vector<int32_t> layers_;  // of each group, that are there
   std::chrono::steady_clock::time_point begin_{};
   Status status_;
   int64_t bytes_ = 0;
@@ -83,8 +85,10 @@ class ChunkTransfer {
 
   // Texts with these keys. To be dropped before the transfer is.
   std::shared_ptr<ChunkLoad> look_up(std::vector<std::string> keys, const ChunkIdentity& identity);
-  // Loads what was found: pages[i] are those of text i, empty for texts that are not wanted. Once for each load, after its look-up.
-  void begin(const std::shared_ptr<ChunkLoad>& load, std::vector<ChunkLoad::Pages> pages);
+  // Loads what was found: pages[i] are those of text i, empty for texts that are not wanted. All layers of the texts of group 0 come first,
+  // then those of group 1: what is computed together waits for one group. groups[i] is that of text i. Once for each load, after its
+  // look-up.
+  void begin(const std::shared_ptr<ChunkLoad>& load, std::vector<ChunkLoad::Pages> pages, std::vector<int32_t> groups);
   void keep(OwnedChunk chunk);
   // Waits until all chunks are kept, or could not be.
   void wait_until_kept();
@@ -98,6 +102,7 @@ class ChunkTransfer {
   void keep_in_turn();
   void find(ChunkLoad& load);
   void load(ChunkLoad& load);
+  bool load_layer(ChunkLoad& load, int32_t group, int32_t layer);
 
   const std::vector<std::shared_ptr<ChunkStore>> stores_;
   const double bytes_per_second_;

@@ -91,15 +91,37 @@ TEST(ChunkTransfer, BringsLayersInTheirOrderAndSaysFromWhere) {
   EXPECT_STREQ(load->tier(2), "far");
   Target first(one), second(two);
   far->allowed = 2;
-  transfer.begin(load, {first.pages, {}, second.pages});
-  EXPECT_TRUE(load->wait(1).ok());
+  transfer.begin(load, {first.pages, {}, second.pages}, {0, 0, 0});
+  EXPECT_TRUE(load->wait(1, 1).ok());
   EXPECT_FALSE(load->complete());
   far->allowed = 3;
-  EXPECT_TRUE(load->wait(2).ok());
+  EXPECT_TRUE(load->wait(2, 1).ok());
   EXPECT_TRUE(load->complete());
   EXPECT_EQ(first.bytes, one.bytes);
   EXPECT_EQ(second.bytes, two.bytes);
   EXPECT_EQ(load->loaded_bytes(), static_cast<int64_t>(one.bytes.size() + two.bytes.size()));
+}
+
+// What is computed first does not wait for what is computed later.
+TEST(ChunkTransfer, GroupsComeOneAfterTheOther) {
+  const auto near = std::make_shared<PlainStore>("near"), far = std::make_shared<PlainStore>("far");
+  const NumberedChunk one(1), two(2);
+  ASSERT_TRUE(near->put(one.chunk).ok());
+  ASSERT_TRUE(far->put(two.chunk).ok());
+  ChunkTransfer transfer({near, far}, 0);
+  const auto load = transfer.look_up({two.key, one.key}, small_identity());
+  load->wait_for_look_up();
+  EXPECT_FALSE(load->complete());
+  Target first(one), second(two);
+  far->allowed = 0;
+  transfer.begin(load, {second.pages, first.pages}, {1, 0});
+  EXPECT_TRUE(load->wait(2, 1).ok());
+  EXPECT_EQ(first.bytes, one.bytes);
+  EXPECT_FALSE(load->complete());
+  far->allowed = 3;
+  EXPECT_TRUE(load->wait(2, 2).ok());
+  EXPECT_EQ(second.bytes, two.bytes);
+  EXPECT_TRUE(load->complete());
 }
 
 TEST(ChunkTransfer, AFailureIsTheLoadsEnd) {
@@ -111,10 +133,10 @@ TEST(ChunkTransfer, AFailureIsTheLoadsEnd) {
   const auto load = transfer.look_up({chunk.key}, small_identity());
   load->wait_for_look_up();
   Target target(chunk);
-  transfer.begin(load, {target.pages});
-  EXPECT_TRUE(load->wait(0).ok());
-  EXPECT_EQ(load->wait(1).message(), "layer 1 is gone");
-  EXPECT_EQ(load->wait(2).code(), Code::failed);
+  transfer.begin(load, {target.pages}, {0});
+  EXPECT_TRUE(load->wait(0, 1).ok());
+  EXPECT_EQ(load->wait(1, 1).message(), "layer 1 is gone");
+  EXPECT_EQ(load->wait(2, 1).code(), Code::failed);
   EXPECT_TRUE(load->failed());
 }
 
@@ -127,9 +149,9 @@ TEST(ChunkTransfer, NobodyWritesToPagesAfterAStop) {
     const auto load = transfer.look_up({chunk.key}, small_identity());
     load->wait_for_look_up();
     Target target(chunk);
-    transfer.begin(load, {target.pages});
+    transfer.begin(load, {target.pages}, {0});
     if (i % 2 == 0) {
-      EXPECT_TRUE(load->wait(0).ok());
+      EXPECT_TRUE(load->wait(0, 1).ok());
     }
     load->stop();
     const std::vector<std::byte> now = target.bytes;
@@ -147,8 +169,8 @@ TEST(ChunkTransfer, ASlowDeviceIsWaitedFor) {
   const auto load = transfer.look_up({chunk.key}, small_identity());
   load->wait_for_look_up();
   Target target(chunk);
-  transfer.begin(load, {target.pages});
-  EXPECT_TRUE(load->wait(2).ok());
+  transfer.begin(load, {target.pages}, {0});
+  EXPECT_TRUE(load->wait(2, 1).ok());
   EXPECT_GE(load->load_seconds(), seconds);
 }
 
