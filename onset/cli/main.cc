@@ -43,6 +43,7 @@ void declare(CLI::App& app, onset::cli::Action& action) {
   add_profile(app, action);
   add_inspect(app, action);
   add_convert(app, action);
+  add_kv_deviation(app, action);
   add_store(app, action);
   add_load(app, action);
   add_pull(app, action);

@@ -148,9 +148,7 @@ Result<ContextsReport> read_context(Engine& engine, std::vector<int32_t> prefix,
   request.tokens = {text.front()};
   request.most_new_tokens = 0;
   request.contexts = Contexts{std::move(prefix), {std::move(text)}, reuse};
-  ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { last = event; }).status());
-  while (engine.has_work()) ONSET_TRY(engine.step());
-  ONSET_TRY(last.status);
+  ONSET_TRY(run_to_end(engine, std::move(request), [&](const Event& event) { last = event; }));
   return *last.contexts;
 }
 

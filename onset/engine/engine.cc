@@ -350,4 +350,15 @@ void Engine::set_step_hook(std::function<void(const StepReport&)> hook) {
   state_->step_hook = std::move(hook);
 }
 
+Status run_to_end(Engine& engine, Request request, const Engine::EventHandler& handler) {
+  Status status;
+  const auto told = [&](const Event& event) {
+    if (handler) handler(event);
+    if (event.finish != Finish::none) status = event.status;
+  };
+  ONSET_TRY(engine.submit(std::move(request), told).status());
+  while (engine.has_work()) ONSET_TRY(engine.step());
+  return status;
+}
+
 }  // namespace onset

@@ -219,4 +219,8 @@ class Engine {
   std::unique_ptr<State> state_;
 };
 
+// Runs one request to its end, with whatever else the engine has to do. Errors: those of submit() and step(), and what made the request
+// fail.
+Status run_to_end(Engine& engine, Request request, const Engine::EventHandler& handler);
+
 }  // namespace onset

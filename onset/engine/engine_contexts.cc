@@ -41,7 +41,7 @@ Status Engine::State::check_contexts(const Request& request) const {
   } else {
     ONSET_TRY(check_parallel_contexts(std::get<ParallelContextsOptions>(asked.reuse)));
   }
-  if (request.session != 0 || request.attend || request.select) {
+  if (request.session != 0 || request.select || (request.attend && blending(asked) == nullptr)) {
     return error(Code::invalid_argument, "contexts go with no session and with no other attend or select policy");
   }
   if (std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; })) {
@@ -104,7 +104,7 @@ void Engine::State::begin_contexts(RunningRequest& running) {
   running.contexts->blend = std::make_shared<CacheBlendReport>();
   running.contexts->ratio = blend->ratio;
   // Nothing is reused where everything is computed.
-  running.contexts->ready = blend->ratio == 1;
+  running.contexts->ready = blend->ratio == 1 && !blend->observe;
 }
 
 // The first request that waits with contexts gets them read; those behind it have to wait until it has its place, so that no two of them
@@ -441,7 +441,7 @@ bool Engine::State::read_contexts_again(RunningRequest& running, const Status& w
   own.prefix.cut(0);
   own.computed = own.first_slot = 0;
   reserve(own, 0);
-  running.request.attend.reset();
+  if (!running.contexts->blend) running.request.attend.reset();
   running.request.select.reset();
   running.admitted = false;
   running.layer = running.piece = 0;

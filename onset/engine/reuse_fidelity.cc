@@ -5,20 +5,6 @@
 namespace onset {
 namespace {
 
-// Runs one request to its end.
-Status run_to_end(Engine& engine, Request request, const Engine::EventHandler& handler) {
-  Status status;
-  ONSET_TRY(engine
-                .submit(std::move(request),
-                        [&](const Event& event) {
-                          handler(event);
-                          if (event.finish != Finish::none) status = event.status;
-                        })
-                .status());
-  while (engine.has_work()) ONSET_TRY(engine.step());
-  return status;
-}
-
 // The logits of the prompt's last `rows` tokens.
 Result<std::vector<float>> read_logits(Engine& engine, const PromptParts& parts, std::span<const int32_t> prompt, const ContextReuse& way,
                                        int32_t rows) {
@@ -37,7 +23,7 @@ Result<std::vector<float>> read_logits(Engine& engine, const PromptParts& parts,
                     if (position >= first)
                       std::copy(row.begin(), row.end(), logits.begin() + static_cast<int64_t>(width) * (position - first));
                   }};
-  ONSET_TRY(run_to_end(engine, std::move(request), [](const Event&) {}));
+  ONSET_TRY(run_to_end(engine, std::move(request), {}));
   return logits;
 }
 

@@ -69,7 +69,7 @@ CacheBlendSelect::CacheBlendSelect(const CacheBlendOptions& options, int layers,
 }
 
 bool CacheBlendSelect::asks(int layer) const {
-  if (layer == 0) return true;
+  if (layer == 0 || options_.observe) return layer < layers_;
   const bool some = options_.ratio > 0 && options_.ratio < 1;
   return some && layer < layers_ && (layer == 1 || options_.schedule == CacheBlendSchedule::gradual);
 }
@@ -122,7 +122,10 @@ Selection CacheBlendSelect::select(const SelectContext& context) {
     stays[k] = 0;
   }
   size_t most = candidates.size();
-  if (context.layer == 0) {
+  if (options_.observe) {
+    KeyValueRows fresh;
+    options_.observe(context.layer, deviations(context, candidates, fresh));
+  } else if (context.layer == 0) {
     if (options_.ratio == 0) most = 0;
   } else {
     const double ratio = cache_blend_ratio(options_, context.layer, layers_);

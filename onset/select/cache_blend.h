@@ -1,6 +1,7 @@
 // CacheBlend: reused keys and values with selective recomputation (arXiv:2405.16444, section 4).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -37,6 +38,8 @@ struct CacheBlendOptions {
   CacheBlendSchedule schedule = CacheBlendSchedule::single;
   // The ratio is the least: where loading what is known takes longer, more is computed meanwhile (section 5.1; cost/loading.h).
   bool hide_loading = false;
+  // Not null: nothing is left out, and each layer's deviations of the reused tokens, in the order of their positions, are told here.
+  std::function<void(int layer, std::span<const float> deviations)> observe = {};
 };
 // Errors: invalid_argument for a ratio outside 0 to 1.
 Status check_cache_blend(const CacheBlendOptions& options);
