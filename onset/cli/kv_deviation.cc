@@ -60,14 +60,16 @@ std::string picture(const KvDeviation& found, const std::string& model) {
   Chart attention{.title = "Attention to the contexts",
                   .x = {.name = "share computed again"},
                   .y = {.name = "distance from reading everything"},
-                  .dots = true};
-  attention.lines = {{.name = "most deviating tokens"}, {.name = "random tokens"}};
+                  .lines = {{.name = "most deviating tokens"}, {.name = "random tokens"}},
+                  .dots = true,
+                  .names_right = true};
   for (const AttentionDeviation& entry : found.attention) {
     attention.lines[entry.metric == CacheBlendMetric::random].points.push_back({entry.ratio, entry.mean()});
   }
   Chart tokens{.title = "Deviation of tokens",
                .x = {.name = "deviation, over the median", .logarithmic = true},
-               .y = {.name = "share of tokens above it"}};
+               .y = {.name = "share of tokens above it"},
+               .names_right = true};
   const size_t layers = found.tokens.size();
   for (const size_t layer : {size_t{1}, layers / 3, 2 * layers / 3, layers - 1}) {
     std::vector<float> sorted = found.tokens[layer];

@@ -133,8 +133,8 @@ std::string chart_svg(const Chart& chart) {
     }
     svg += fmt::format("<polyline points='{}' fill='none' stroke='{}' stroke-width='1.8'/>\n{}", path, colour, dots);
     if (!chart.lines[i].name.empty()) {
-      svg += fmt::format("<text x='{}' y='{}' fill='{}'>{}</text>\n", left + 8, top + 16 + 14 * static_cast<double>(i), colour,
-                         escaped(chart.lines[i].name));
+      svg += fmt::format("<text x='{}' y='{}' fill='{}' text-anchor='{}'>{}</text>\n", chart.names_right ? width - right - 8 : left + 8,
+                         top + 16 + 14 * static_cast<double>(i), colour, chart.names_right ? "end" : "start", escaped(chart.lines[i].name));
     }
   }
   for (const ChartMark& mark : chart.marks) {

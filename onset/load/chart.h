@@ -30,6 +30,7 @@ struct Chart {
   std::vector<ChartLine> lines = {};
   std::vector<ChartMark> marks = {};
   bool dots = false;
+  bool names_right = false;  // the lines' names stand in the right corner
 };
 
 // The charts side by side under one title.

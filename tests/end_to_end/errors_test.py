@@ -184,6 +184,7 @@ def bad_requests(rows):
     rows.row("contexts blended at a ratio above one", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--ratio", 1.5, "Hello", make=context)
     rows.row("contexts blended by an unknown metric", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--blend-metric", "x", "Hello",
              make=context)
+    rows.row("deviations of a single context", "kv-deviation", *stories, "--context", "context.txt", "Hello", make=context)
     kept = ("--context", "context.txt", "--reuse", "cacheblend")
     rows.row("a chunk store that is a file", "run", *stories, *kept, "--store", "context.txt", "Hello", make=context)
     rows.row("a chunk store at an address of another kind", "run", *stories, *kept, "--store", "https://example.org/", "Hello", make=context)

@@ -67,6 +67,20 @@ class Run(harness.Test):
             self.assertTrue(self.run_stories("-n", 8, "--kv", kept, "Once upon a time").stdout.startswith(", there was"), kept)
         self.assertTrue(self.run_stories("-n", 12, "--precision", "reference", "Once upon a time").stdout.startswith(OPENING[:20]))
 
+    def test_deviations_of_contexts_are_shown(self):
+        (self.folder / "a.txt").write_text("Lily has a red ball. " * 4, encoding="utf-8")
+        (self.folder / "b.txt").write_text("Tom has a blue car. " * 5, encoding="utf-8")
+        command = ["kv-deviation", "--no-cache", "--model", STORIES, "--context", "a.txt", "--context", "b.txt", "--precision", "reference"]
+        report = self.onset_json(*command, "--json", "--ratios", "0,0.5,1", "One day")
+        self.assertEqual(len(report["layers"]), 5)
+        self.assertLess(report["layers"][0]["percentile_99"], 1e-5)
+        self.assertGreater(report["layers"][1]["median"], 0)
+        self.assertEqual([(entry["ratio"], entry["metric"]) for entry in report["attention"][::2]], [(0, "keys-values"), (0.5, "keys-values"), (1, "keys-values")])
+        self.assertEqual(report["attention"][-1]["mean"], 0)
+        text = self.onset(*command, "--svg", "picture.svg", "One day").stdout
+        self.assertIn(f"median rank correlation {report['median_rank_correlation']:.3f}", text)
+        self.assertIn("Ranks of neighbouring layers", (self.folder / "picture.svg").read_text(encoding="utf-8"))
+
     def test_contexts_are_read_before_the_prompt(self):
         (self.folder / "a.txt").write_text("Lily has a red ball.", encoding="utf-8")
         (self.folder / "b.txt").write_text("Tom has a blue car.", encoding="utf-8")
