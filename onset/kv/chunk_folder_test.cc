@@ -96,6 +96,9 @@ TEST(ChunkHeader, ComesBackAsItWasAndOnlySo) {
   EXPECT_EQ(read->tokens, header.tokens);
   EXPECT_EQ(read->lead, header.lead);
   EXPECT_EQ(read->checksums, header.checksums);
+  NumberedChunk without_lead(2);
+  without_lead.chunk.text.lead.clear();
+  EXPECT_TRUE(decode_chunk_header(encode(chunk_header(without_lead.chunk))).ok());
   for (size_t at = 0; at < bytes.size(); ++at) {
     bytes[at] ^= std::byte{4};
     EXPECT_FALSE(decode_chunk_header(bytes).ok()) << at;

@@ -40,7 +40,7 @@ class Reader {
       failed_ = true;
       return false;
     }
-    std::memcpy(target, bytes_.data(), size);
+    if (size > 0) std::memcpy(target, bytes_.data(), size);
     bytes_ = bytes_.subspan(size);
     return true;
   }
