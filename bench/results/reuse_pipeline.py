@@ -10,7 +10,8 @@ from pathlib import Path
 
 import common
 
-CONTEXTS, WORDS, ROUNDS = 8, 390, 5
+# Chunks of about 512 tokens, as in the paper.
+CONTEXTS, WORDS, ROUNDS = 8, 250, 7
 LAYERS = 30
 
 
