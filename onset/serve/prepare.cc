@@ -188,7 +188,8 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
                       .sampling = asked.sampling,
                       .stop = asked.stop,
                       .ignore_end = asked.ignore_end,
-                      .contexts = reading.contexts};
+                      .contexts = reading.contexts,
+                      .prefix_cache = !asked.onset || asked.onset->prefix_cache};
       request.sampling.seed = seed_of_choice(seed, prepared.requests.size());
       prepared.requests.push_back(std::move(request));
     }

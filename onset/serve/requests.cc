@@ -178,8 +178,10 @@ void read_onset(Fields& fields, Errors& errors, GenerationRequest& request) {
     onset.reuse = read_cache_blend(inner);
   } else if (onset.name == "full") {
     onset.reuse = CacheBlendOptions{.ratio = 0};
+  } else if (onset.name == "none") {
+    onset.prefix_cache = false;
   } else if (onset.name != "prefix") {
-    inner.fail("reuse", "expected prefix, ape, cacheblend or full, got " + shown(onset.name), "invalid_value");
+    inner.fail("reuse", "expected none, prefix, ape, cacheblend or full, got " + shown(onset.name), "invalid_value");
   }
   inner.finish();
 }

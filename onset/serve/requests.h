@@ -25,6 +25,7 @@ struct ReuseRequest {
   std::vector<std::string> contexts;
   std::string name = "prefix";        // as the request says it
   std::optional<ContextReuse> reuse;  // none: one after the other, as a prompt's other tokens
+  bool prefix_cache = true;           // false (reuse none): every token is computed, and none is kept
 };
 
 // What /v1/completions and /v1/chat/completions have in common.

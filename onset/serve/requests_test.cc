@@ -205,6 +205,8 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   };
   EXPECT_EQ(onset("").contexts, (std::vector<std::string>{"one", "two"}));
   EXPECT_FALSE(onset("").reuse.has_value());
+  EXPECT_TRUE(onset(R"(, "reuse": "prefix")").prefix_cache);
+  EXPECT_FALSE(onset(R"(, "reuse": "none")").prefix_cache);
   EXPECT_EQ(std::get<CacheBlendOptions>(*onset(R"(, "reuse": "full")").reuse).ratio, 0);
   const ReuseRequest blend = onset(R"(, "reuse": "cacheblend", "ratio": 0.25, "metric": "values", "schedule": "gradual")");
   EXPECT_EQ(blend.name, "cacheblend");
@@ -223,7 +225,8 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   EXPECT_EQ(refused(R"({"contexts": []})"), "onset.contexts: expected a list of 1 to 1024 objects, got 0 entries");
   EXPECT_EQ(refused(R"({"contexts": [{"text": ""}]})"), "onset.contexts[0].text: expected a text, got an empty string");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x", "more": 1}]})"), "onset.contexts[0].more: unknown field");
-  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "x"})"), "onset.reuse: expected prefix, ape, cacheblend or full, got \"x\"");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "x"})"),
+            "onset.reuse: expected none, prefix, ape, cacheblend or full, got \"x\"");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "ratio": 0.5})"), "onset.ratio: unknown field");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "cacheblend", "ratio": 2})"),
             "onset.ratio: expected a number from 0 to 1, got 2");

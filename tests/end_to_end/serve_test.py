@@ -83,6 +83,10 @@ class Answers(harness.Test):
         sequential = ask((0, 1))
         self.assertEqual(sequential["onset"]["reuse"], "prefix")
         self.assertNotIn("recomputed_tokens", sequential["onset"])
+        for _ in range(2):  # nothing is looked up, and nothing kept
+            whole = ask((0, 1), reuse="none")
+            self.assertEqual((whole["onset"]["reuse"], whole["onset"]["cached_tokens"]), ("none", 0))
+            self.assertEqual(whole["choices"], sequential["choices"])
         # Everything computed again is the same answer.
         self.assertEqual(ask((0, 1), reuse="cacheblend", ratio=1)["choices"], sequential["choices"])
         for way in ("cacheblend", "full", "ape"):
