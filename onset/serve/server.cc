@@ -6,7 +6,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/signal_set.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <csignal>
 
@@ -261,6 +260,10 @@ Status Server::add(std::unique_ptr<ModelHost> host) {
 
 Status Server::listen() {
   boost::system::error_code problem;
+  for (const int signal : {SIGTERM, SIGINT}) {
+    state_->signals.add(signal, problem);
+    if (problem) return error(Code::failed, "signal {} cannot be waited for: {}", signal, problem.message());
+  }
   state_->acceptor.listen(net::socket_base::max_listen_connections, problem);
   if (problem) return error(Code::failed, "{} port {}: {}", state_->options.host, port(), problem.message());
   return {};
@@ -268,9 +271,8 @@ Status Server::listen() {
 
 Status Server::run() {
   State& state = *state_;
-  net::signal_set signals(state.network, SIGTERM, SIGINT);
   const std::function<void()> wait_for_signal = [&] {
-    signals.async_wait([&](const boost::system::error_code& aborted, int) {
+    state.signals.async_wait([&](const boost::system::error_code& aborted, int) {
       if (aborted) return;
       wait_for_signal();
       state.drain();

@@ -4,6 +4,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/signal_set.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -75,6 +76,7 @@ struct Server::State {
   net::thread_pool preparing{1};
   std::optional<net::ssl::context> tls;
   net::ip::tcp::acceptor acceptor{network};
+  net::signal_set signals{network};  // caught from listen() on: whoever reads the address may send one at once
   net::steady_timer deadline{network};
   std::map<std::string, std::unique_ptr<ModelHost>> hosts;
 
