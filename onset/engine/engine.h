@@ -204,6 +204,10 @@ class Engine {
   const SchedulePolicy& schedule() const;
   const ScheduleOptions& scheduling() const;  // the token budget that --tbt has led to, for instance
   EngineStatistics statistics() const;
+  // Counts every page anew, for tests. Between steps each page is referred to as often as conversations and the prefix cache hold it; those
+  // that somebody holds and those that are free make the pool; and no more are in use than reserved, nor reserved than there are. Errors:
+  // failed, saying what differs.
+  Status audit() const;
   // Another policy from now on. Errors: invalid_argument while there is work.
   Status use_schedule(std::unique_ptr<SchedulePolicy> policy);
   // What steps are predicted to take from now on; null: nothing.

@@ -122,6 +122,19 @@ int64_t PrefixCache::shared_pages(const PrefixLease& lease) const {
   return node_pages_ * std::count_if(lease.path_.begin(), lease.path_.end(), [](const Node* node) { return node->users > 1; });
 }
 
+void PrefixCache::count_references(std::span<int32_t> references) const {
+  std::vector<const Node*> rest;
+  for (const auto& [space, root] : roots_) rest.push_back(root.get());
+  while (!rest.empty()) {
+    const Node& node = *rest.back();
+    rest.pop_back();
+    for (const PageId page : node.pages) {
+      if (page != no_page) ++references[page];
+    }
+    for (const auto& [tokens, child] : node.children) rest.push_back(child.get());
+  }
+}
+
 // --- who uses what ------------------------------------------------------------------------------------------------
 
 int64_t PrefixCache::pages_in(const Node& node) const {

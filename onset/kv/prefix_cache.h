@@ -85,6 +85,8 @@ class PrefixCache {
   int64_t shared_pages(const PrefixLease& lease) const;
   // Pages that only the tree holds and would give back.
   int64_t idle_pages() const { return idle_pages_; }
+  // Adds one to the count of each page that the tree holds. references: [pages of the pool].
+  void count_references(std::span<int32_t> references) const;
 
  private:
   using Node = PrefixLease::Node;

@@ -267,6 +267,14 @@ int64_t SequenceCache::pages_held() const {
   return held;
 }
 
+void SequenceCache::count_references(std::span<int32_t> references) const {
+  for (const Table& table : tables_) {
+    for (const PageId id : table.ids) {
+      if (id != no_page) ++references[id];
+    }
+  }
+}
+
 void SequenceCache::forget_swapped() {
   for (const SwappedPage& page : swapped_) file_->free(page.place);
   swapped_.clear();

@@ -103,6 +103,8 @@ class SequenceCache {
   Status wait_until_loaded(int layer);
 
   int64_t pages_held() const;
+  // Adds one to the count of each page that it holds. references: [pages of the pool].
+  void count_references(std::span<int32_t> references) const;
 
   // Writes all pages to the file and gives them back to the pool; lengths, positions and metadata stay. Until swap_in() nothing but
   // truncate(0) may be done with the cache. Errors: those of SwapFile::write; then nothing has changed.

@@ -349,6 +349,56 @@ class Refusals(harness.Test):
             metrics = server.ask("GET", "/metrics", headers={"Authorization": "Bearer one"})[2]
             self.assertRegex(metrics if isinstance(metrics, str) else metrics.decode(), r"onset_cached_prompt_tokens_total\{[^}]*\} \d+")
 
+    def test_keys_tell_nothing_of_each_others_texts_unless_told(self):
+        # Where a text is known from: its keys and values in memory, or in a folder that the server finds at its start.
+        (self.folder / "keys").write_text("one\ntwo\nthree\n", encoding="utf-8")
+        contexts = [{"text": "Lily has a red ball. " * 5}, {"text": "Tom has a blue car. " * 8}]
+
+        def rows(server):
+            """Prompt rows that it has computed: the part of the time that is the same on every machine."""
+            text = server.ask("GET", "/metrics", headers={"Authorization": "Bearer one"})[2]
+            return float(re.search(r"(?m)^onset_step_prompt_rows_sum\{.*\} (\S+)$", text)[1])
+
+        def ask(server, key, reuse):
+            """(tokens from each tier, cached tokens, rows computed, the answer)"""
+            before = rows(server)
+            status, _, answer = server.ask("POST", "/v1/completions", {**ONCE, "onset": {"contexts": contexts, "reuse": reuse}}, {"Authorization": f"Bearer {key}"})
+            self.assertEqual(status, 200, answer)
+            cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+            self.assertEqual(answer["onset"]["cached_tokens"], cached)
+            return answer["onset"].get("tiers"), cached, rows(server) - before, answer["choices"]
+
+        for reuse in ("prefix", "ape", "cacheblend", "full"):
+            for shared in (False, True):
+                with self.subTest(reuse=reuse, shared=shared):
+                    store = f"chunks-{reuse}-{shared}"
+                    options = ["--api-keys", "keys", *(["--share-prefixes"] if shared else [])]
+                    server = Server(self, *options, "--store", store)
+                    first, own = ask(server, "one", reuse), ask(server, "one", reuse)
+                    # At most the token that begins a text: the request has read it before each of its contexts.
+                    self.assertLessEqual(first[1], 0 if reuse in ("prefix", "ape") else 1)
+                    self.assertGreater(own[1], 1)
+                    self.assertLess(own[2], first[2])
+                    # In memory: another key's request is what it would be in a server that nobody has asked, or what the first key's next one is.
+                    self.assertEqual(ask(server, "two", reuse), own if shared else first)
+                    server.terminate()
+                    if reuse == "prefix":  # memory only
+                        continue
+                    self.assertEqual((list(first[0]), list(own[0])), (["read"], ["memory"]))
+                    # In the folder: likewise.
+                    server = Server(self, *options, "--store", store)
+                    third = ask(server, "three", reuse)
+                    self.assertEqual(third[3], first[3])
+                    if shared:
+                        self.assertEqual(list(third[0]), ["disk"])
+                        self.assertLess(third[2], first[2])
+                    else:
+                        self.assertEqual(third, first)
+                        stored = ask(server, "one", reuse)
+                        self.assertEqual(list(stored[0]), ["disk"])
+                        self.assertLess(stored[2], first[2])
+                    server.terminate()
+
     def test_cors_is_off_by_default(self):
         origin = {"Origin": "https://example.org"}
         server = Server(self)
