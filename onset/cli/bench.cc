@@ -16,6 +16,7 @@ struct BenchOptions {
   std::vector<int32_t> prompts = {512};
   int32_t generate = 64;
   int32_t repeat = 3;
+  std::string select = "all";
   bool json = false;
 };
 
@@ -32,6 +33,7 @@ void declare(CLI::App& command, BenchOptions& options) {
   command.add_option("--repeat", options.repeat, "how often each is measured (one run before that is thrown away)")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
+  add_select_flag(command, options.select);
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
   set_examples(command,
@@ -61,6 +63,7 @@ Json to_json(const BenchOptions& options, const Engine& engine, const Benchmark&
           {"isa", isa_name(engine.model().isa())},
           {"precision", precision_name(engine.model().precision())},
           {"kv", kv_type_name(engine.kv_type())},
+          {"select", options.select},
           {"prefill", prefill},
           {"decode", {{"tokens", benchmark.decode.tokens}, {"tokens_per_second", benchmark.decode.tokens_per_second}}},
           {"load_seconds", load_seconds},
@@ -91,6 +94,7 @@ Status run(const BenchOptions& options) {
   const auto began = std::chrono::steady_clock::now();
   int32_t longest = options.generate + 1;
   for (const int32_t prompt : options.prompts) longest = std::max(longest, prompt);
+  ONSET_ASSIGN(const auto select, select_of(options.select));
   ONSET_ASSIGN(const auto engine, load_engine(options.engine, longest));
   ONSET_TRY(first_token_seconds(*engine).status());
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
@@ -100,6 +104,7 @@ Status run(const BenchOptions& options) {
     ONSET_ASSIGN(benchmark, run_benchmark(*engine, {.prompts = options.prompts,
                                                     .generate = options.generate,
                                                     .repeat = options.repeat,
+                                                    .select = select,
                                                     .progress = [&](const std::string& what, double share) { bar.update(share, what); }}));
   }
   if (options.json) return write_json(to_json(options, *engine, benchmark, load_seconds));

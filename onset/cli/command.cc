@@ -28,6 +28,21 @@ void add_threads_flag(CLI::App& command, EngineFlags& flags) {
   command.add_option("-t,--threads", flags.threads, "threads (default: one for each core)")->check(CLI::Range(1, 1024));
 }
 
+void add_select_flag(CLI::App& command, std::string& select) {
+  command
+      .add_option(
+          "--select", select,
+          "which prompt tokens go on through the layers: all, or lazyllm:LAYERS:KEEP, as in lazyllm:9,18,27:0.7 (arXiv:2407.14057); "
+          "lazyllm:mild, medium or fast for layers in the model's proportions")
+      ->capture_default_str();
+}
+
+Result<std::shared_ptr<const SelectSpec>> select_of(const std::string& select) {
+  auto found = named_select(select);
+  if (!found.ok()) return found.status().within("--select");
+  return found;
+}
+
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   add_model_flag(command, flags);
   add_threads_flag(command, flags);

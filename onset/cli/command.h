@@ -49,6 +49,10 @@ void add_model_flag(CLI::App& command, EngineFlags& flags);
 void add_threads_flag(CLI::App& command, EngineFlags& flags);
 void add_engine_flags(CLI::App& command, EngineFlags& flags);  // these two and all others
 
+// Which tokens go on through each layer, by the name of a select policy. Errors: those of named_select, naming the option.
+void add_select_flag(CLI::App& command, std::string& select);
+Result<std::shared_ptr<const SelectSpec>> select_of(const std::string& select);
+
 // Seconds of a duration: "50ms", "0.05s", "2m" or a number of seconds. Errors: invalid_argument naming the option.
 Result<double> duration_of(const std::string& option, const std::string& text);
 

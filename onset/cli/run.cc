@@ -23,6 +23,7 @@ struct RunOptions {
   int32_t top_logprobs = 0;
   bool json_object = false;
   std::string json_schema;
+  std::string select = "all";
   std::vector<std::string> contexts;
   StoreFlags stores;
   std::string reuse = "prefix";
@@ -42,6 +43,7 @@ void declare(CLI::App& command, RunOptions& options) {
   command.add_flag("--json", options.json, "print one JSON object at the end instead of the text as it comes");
   command.add_option("--top-logprobs", options.top_logprobs, "with --json: log-probabilities of each token and so many alternatives")
       ->check(CLI::Range(0, 20));
+  add_select_flag(command, options.select);
   const std::string group = "Contexts";
   command.add_option("--context", options.contexts, "a file that the prompt is about; may be repeated")
       ->allow_extra_args(false)
@@ -93,6 +95,7 @@ void declare(CLI::App& command, RunOptions& options) {
                "  onset run --context manual.txt --context notes.txt --reuse ape \"How is it switched on?\"\n"
                "  onset run --context manual.txt --context notes.txt --reuse cacheblend --ratio 0.2 \"How is it switched on?\"\n"
                "  onset run --store ~/.cache/onset/chunks --context manual.txt --reuse cacheblend \"How is it switched on?\"\n"
+               "  onset run --select lazyllm:9,18,27:0.7 --file report.txt\n"
                "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
 }
 
@@ -192,6 +195,13 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
                      {"recomputed_tokens", last.blend->recomputed},
                      {"place_seconds", last.blend->place_seconds}};
   }
+  if (last.select) {
+    json["select"] = {{"policy", last.select->policy},
+                      {"prompt_rows", last.select->prompt_rows},
+                      {"rows_by_now", last.select->rows_by_now},
+                      {"revived", last.select->rejoined},
+                      {"stored_bytes", last.select->stored_bytes}};
+  }
   if (logprobs) {
     for (const SampledToken& token : answer.tokens) json["tokens"].push_back(token_json(engine, token));
   }
@@ -248,6 +258,7 @@ Status run(const RunOptions& options) {
   const auto began = std::chrono::steady_clock::now();
   ONSET_ASSIGN(const std::string text, read_text(options.prompt, "the prompt"));
   ONSET_ASSIGN(SamplingOptions sampling, sampling_of(options.sampling));
+  ONSET_ASSIGN(auto select, select_of(options.select));
   sampling.top_logprobs = options.top_logprobs;
   std::vector<std::string> contexts;
   for (const std::string& file : options.contexts) {
@@ -262,6 +273,7 @@ Status run(const RunOptions& options) {
   const double load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   catch_interrupts();
   ONSET_ASSIGN(Request request, request_of(std::move(parts), options));
+  request.select_spec = std::move(select);
   request.sampling = sampling;
   request.stop = options.sampling.stop;
   request.ignore_end = options.ignore_end;

@@ -61,6 +61,7 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
       .add_flag("--no-prefix-cache", flags.no_prefix_cache, "compute every prompt, even where an earlier one began with the same tokens")
       ->group(group);
   command.add_flag("--no-cache", flags.engine.no_cache, "do not keep packed weights for the next start")->group(group);
+  add_select_flag(command, flags.select);
   add_store_flags(command, flags.stores);
 }
 
@@ -84,6 +85,7 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
   if (!flags.engine.tbt.empty()) {
     ONSET_ASSIGN(tbt_seconds, duration_of("--tbt", flags.engine.tbt));
   }
+  ONSET_ASSIGN(auto select, select_of(flags.select));
   ProgressBar bar("packing weights");
   EngineOptions options{
       .model = model.path,
@@ -101,7 +103,9 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
   ONSET_TRY(use_chunk_stores(flags.stores, options));
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
-  return serve::ModelHost::create(model.name, std::move(engine), std::move(deliver), metrics.model(model.name));
+  ONSET_ASSIGN(auto host, serve::ModelHost::create(model.name, std::move(engine), std::move(deliver), metrics.model(model.name)));
+  ONSET_TRY(host->use_select(std::move(select)).within(fmt::format("--select {}", flags.select)));
+  return host;
 }
 
 }  // namespace onset::cli

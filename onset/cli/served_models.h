@@ -14,7 +14,8 @@ struct ServedModels {
   EngineFlags engine;
   StoreFlags stores;
   std::vector<std::string> models;  // NAME=MODEL or MODEL
-  bool swap = false;                // preempted requests write their pages to a file
+  std::string select = "all";
+  bool swap = false;  // preempted requests write their pages to a file
   int64_t pool_tokens = 65536;
   bool no_prefix_cache = false;
   int32_t most_running = 256;

@@ -25,11 +25,13 @@ std::vector<int32_t> random_tokens(const Engine& engine, int32_t count, uint32_t
 struct Times {
   double first = 0, last = 0;
 };
-Result<Times> run_request(Engine& engine, std::vector<int32_t> prompt, int32_t new_tokens) {
+Result<Times> run_request(Engine& engine, std::vector<int32_t> prompt, int32_t new_tokens,
+                          const std::shared_ptr<const SelectSpec>& select = nullptr) {
   Times times;
   Status status;
   const auto begin = Clock::now();
   Request request{.tokens = std::move(prompt), .most_new_tokens = new_tokens, .ignore_end = true, .prefix_cache = false};
+  request.select_spec = select;
   const auto handler = [&](const Event& event) {
     times.last = seconds_between(begin, Clock::now());
     if (event.new_tokens == 1) times.first = times.last;
@@ -72,17 +74,17 @@ Result<Benchmark> run_benchmark(Engine& engine, const BenchmarkOptions& options)
   for (const int32_t tokens : options.prompts) {
     PrefillSpeed& speed = benchmark.prefill.emplace_back();
     speed.tokens = tokens;
-    ONSET_TRY(run_request(engine, random_tokens(engine, std::min(tokens, most_warm_up), ++seed), 1).status());
+    ONSET_TRY(run_request(engine, random_tokens(engine, std::min(tokens, most_warm_up), ++seed), 1, options.select).status());
     for (int32_t i = 0; i < options.repeat; ++i) {
       progress(fmt::format("prefill {}", tokens));
-      ONSET_ASSIGN(const Times times, run_request(engine, random_tokens(engine, tokens, ++seed), 1));
+      ONSET_ASSIGN(const Times times, run_request(engine, random_tokens(engine, tokens, ++seed), 1, options.select));
       speed.tokens_per_second.push_back(tokens / times.first);
     }
   }
   benchmark.decode.tokens = options.generate;
   for (int32_t i = -1; options.generate > 0 && i < options.repeat; ++i) {
     if (i >= 0) progress(fmt::format("decode {}", options.generate));
-    ONSET_ASSIGN(const Times times, run_request(engine, random_tokens(engine, 1, ++seed), options.generate + 1));
+    ONSET_ASSIGN(const Times times, run_request(engine, random_tokens(engine, 1, ++seed), options.generate + 1, options.select));
     if (i >= 0) benchmark.decode.tokens_per_second.push_back(options.generate / (times.last - times.first));
   }
   return benchmark;

@@ -15,6 +15,7 @@ struct BenchmarkOptions {
   std::vector<int32_t> prompts;  // lengths, tokens
   int32_t generate = 64;         // 0: no decode
   int32_t repeat = 3;
+  std::shared_ptr<const SelectSpec> select = {};                             // null: all rows
   std::function<void(const std::string& what, double share)> progress = {};  // share of all runs that is done
 };
 

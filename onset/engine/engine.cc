@@ -218,6 +218,23 @@ Status Engine::State::check_prompt(const Request& request, std::span<const int32
   return {};
 }
 
+// What goes with a policy that leaves rows out for good, or decides whom they see.
+Status Engine::State::check_select(const Request& request) const {
+  if (!request.select) return {};
+  if (request.attend && request.select->attend() != nullptr) {
+    return error(Code::invalid_argument, "this select policy decides itself whom rows see: expected no attend policy beside it");
+  }
+  if (!request.select->whole_prompt()) return {};
+  if (request.session != 0) {
+    return error(Code::invalid_argument, "a select policy that leaves rows of a prompt out goes with no session: what follows lacks them");
+  }
+  if (std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; })) {
+    return error(Code::unsupported, "a prompt whose rows run together needs layers that see everything, {} has windows",
+                 model->file().path().string());
+  }
+  return {};
+}
+
 Result<std::shared_ptr<Conversation>> Engine::State::conversation_of(const Request& request) {
   if (request.session == 0) return std::make_shared<Conversation>(layout, *pool);
   const auto found = sessions.find(request.session);
@@ -238,6 +255,9 @@ RunningRequest* Engine::State::find(RequestId id) {
 Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   State& state = *state_;
   const auto began = Clock::now();
+  if (!request.select && request.select_spec) {
+    ONSET_ASSIGN(request.select, request.select_spec->make(state.layout));
+  }
   ONSET_ASSIGN(std::shared_ptr<Conversation> conversation, state.conversation_of(request));
   const bool begins = conversation->tokens.empty() && !request.contexts;
   ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
@@ -261,6 +281,7 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
     return error(Code::invalid_argument, "deadline_seconds is {}, expected 0 (none) or more", request.deadline_seconds);
   }
 
+  ONSET_TRY(state.check_select(request));
   Sampler sampler(request.sampling, tokens, state.model->isa());
   const Tokenizer* tokenizer = state.tokenizer ? &*state.tokenizer : nullptr;
   auto running = std::make_unique<RunningRequest>(state.next_id++, std::move(request), std::move(handler), std::move(sampler),
@@ -272,6 +293,7 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->pages = pages;
   const Request& asked = running->request;
   running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
+  running->whole = asked.select && asked.select->whole_prompt();
   if (asked.contexts) state.begin_contexts(*running);
   if (asked.attend || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's

@@ -30,6 +30,7 @@
 #include "onset/model/model.h"
 #include "onset/schedule/policy.h"
 #include "onset/select/cache_blend.h"
+#include "onset/select/named.h"
 #include "onset/select/policy.h"
 #include "onset/text/tokenizer.h"
 
@@ -96,6 +97,7 @@ struct Event {
   double first_token_seconds = 0;                  // from submit() to the first token, or to the prompt's end if no token is wanted
   std::shared_ptr<const ContextsReport> contexts;  // where there were any
   std::shared_ptr<const CacheBlendReport> blend;   // where they were blended
+  std::shared_ptr<const SelectReport> select;      // of a select policy that tells
 };
 
 // Texts that a prompt refers to, each read by itself: their keys and values do not depend on the prompt or on each other, and are found
@@ -116,12 +118,13 @@ struct Request {
   std::vector<std::vector<float>> vectors = {};  // ... or input vectors [hidden]; one of the three
   std::optional<int32_t> most_new_tokens = {};   // none: up to the context's end; 0: only reads the prompt
   SamplingOptions sampling = {};
-  std::vector<std::string> stop = {};         // the answer ends before any of these
-  bool ignore_end = false;                    // go on after end-of-answer tokens
-  int32_t priority = 0;                       // higher ones go first; equals in order of arrival
-  double deadline_seconds = 0;                // from submit(): an answer that is not complete by then ends as expired; 0: none
-  std::unique_ptr<AttendPolicy> attend = {};  // null: dense
-  std::unique_ptr<SelectPolicy> select = {};  // null: all rows
+  std::vector<std::string> stop = {};                  // the answer ends before any of these
+  bool ignore_end = false;                             // go on after end-of-answer tokens
+  int32_t priority = 0;                                // higher ones go first; equals in order of arrival
+  double deadline_seconds = 0;                         // from submit(): an answer that is not complete by then ends as expired; 0: none
+  std::unique_ptr<AttendPolicy> attend = {};           // null: dense
+  std::unique_ptr<SelectPolicy> select = {};           // null: all rows ...
+  std::shared_ptr<const SelectSpec> select_spec = {};  // ... or what this makes (select/named.h)
   std::optional<Contexts> contexts = {};
   // Whose texts may share pages with this one: pages are found only among requests of the same space (an API key's, say).
   std::string space = {};

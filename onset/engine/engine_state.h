@@ -20,6 +20,7 @@ struct Engine::State {
   // --- requests ---------------------------------------------------------------------------------------------------
   Result<std::vector<int32_t>> prompt_tokens(const Request& request, bool begins) const;
   Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
+  Status check_select(const Request& request) const;
   Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
   RunningRequest* find(RequestId id);
   Status keep_target();

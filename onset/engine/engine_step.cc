@@ -36,6 +36,7 @@ ScheduleContext Engine::State::schedule_context() {
                              .piece = running->piece,
                              .admitted = running->admitted,
                              .swapped = conversation.cache.swapped_out(),
+                             .whole = running->whole,
                              .fixed = running->fixed,
                              .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
                              .pages = own_pages(conversation),
@@ -158,8 +159,10 @@ Status Engine::State::admit(RunningRequest& running, int64_t pages) {
 Status Engine::State::check_span(const Span& span, const RunningRequest* running) const {
   if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
   const int32_t computed = running->conversation->computed;
-  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= running->known() - computed &&
-                    span.count <= most_rows && (running->layer == 0 || span.count == running->piece);
+  const int32_t left = running->known() - computed;
+  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= left &&
+                    (running->whole ? span.count == left : span.count <= most_rows) &&
+                    (running->layer == 0 || span.count == running->piece);
   const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
   if (running->admitted && rows && layers) return {};
   return error(Code::failed, "it runs tokens {} to {} through layers {} to {} of request {}, which {} at token {}, layer {}",
@@ -309,7 +312,8 @@ void Engine::State::run(std::span<const Work> work) {
   for (const Work& part : work) {
     RunningRequest& running = *part.running;
     // Layers below a later stage have the piece's keys already, and the others cannot be told apart.
-    const bool again = work.size() > 1 && part.span.layer_begin == 0;
+    const bool repeats = !running.request.select || running.request.select->repeats();
+    const bool again = work.size() > 1 && part.span.layer_begin == 0 && repeats;
     if (again) {
       running.conversation->truncate_cache(running.conversation->computed);
       run({&part, 1});
@@ -353,6 +357,7 @@ Event Engine::State::event_of(const RunningRequest& running) const {
   event.context_tokens = running.context_tokens;
   event.new_tokens = running.new_tokens;
   event.first_token_seconds = running.first_token_seconds;
+  if (running.request.select) event.select = running.request.select->report();
   if (running.contexts) {
     event.contexts = running.contexts->report;
     event.blend = running.contexts->blend;

@@ -19,12 +19,16 @@ void StepBatch::add(const Work& work) {
   const Span& span = work.span;
   RunningRequest& running = *work.running;
   const Conversation& conversation = *running.conversation;
-  const int32_t row_begin = batch_.rows();
-  BatchSequence sequence{.row_begin = row_begin,
+  SelectPolicy* select = running.request.select.get();
+  const std::span<const int32_t> earlier = select != nullptr ? select->earlier() : std::span<const int32_t>();
+  AttendPolicy* attend = running.request.attend.get();
+  if (attend == nullptr && select != nullptr) attend = select->attend();
+  const int32_t sequence_begin = batch_.rows(), row_begin = sequence_begin + static_cast<int32_t>(earlier.size());
+  BatchSequence sequence{.row_begin = sequence_begin,
                          .row_end = row_begin + span.count,
                          .cache = &running.conversation->cache,
-                         .attend = running.request.attend.get(),
-                         .select = running.request.select.get(),
+                         .attend = attend,
+                         .select = select,
                          .layer_begin = span.layer_begin,
                          .layer_end = span.layer_end};
   if (span.layer_begin > 0) sequence.hidden_in = running.hidden.data();
@@ -34,6 +38,11 @@ void StepBatch::add(const Work& work) {
   }
   batch_.sequences.push_back(sequence);
 
+  for (const int32_t position : earlier) {
+    // They come in with what was stored for them, never with their input.
+    batch_.tokens.push_back(conversation.tokens[position - conversation.first_position]);
+    batch_.positions.push_back(position);
+  }
   for (int32_t i = 0; i < span.count; ++i) {
     const int32_t position = span.first_token + i;
     const int32_t token = conversation.tokens[position];

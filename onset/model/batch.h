@@ -11,7 +11,8 @@
 
 namespace onset {
 
-// The rows of one sequence in a step. They lie together in the batch, positions ascending.
+// The rows of one sequence in a step. They lie together in the batch, positions ascending; rows of earlier steps that may rejoin
+// (SelectPolicy::earlier) come first.
 struct BatchSequence {
   int32_t row_begin = 0, row_end = 0;
   SequenceCache* cache = nullptr;

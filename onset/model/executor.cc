@@ -217,7 +217,8 @@ class LayerRun {
             .positions = {call_.positions + part.row_begin, static_cast<size_t>(part.row_end - part.row_begin)},
             .cache = part.sequence->cache,
             .queries = queries.data + group * group_width,
-            .query_stride = queries.stride};
+            .query_stride = queries.stride,
+            .isa = isa_};
   }
 
   Rows shared(Buffer buffer, int32_t row) {

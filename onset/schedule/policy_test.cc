@@ -207,6 +207,33 @@ TEST(SarathiServe, OptionsLimitThePromptsOfAStepAndGiveIdleStepsMore) {
   EXPECT_EQ(policy->next(context_of(with_answer)).spans[2].count, 10);
 }
 
+TEST(SarathiServe, PromptsWhoseRowsRunTogetherGoByLayers) {
+  const auto policy = policy_of("sarathi-serve", {.token_budget = 16});
+  // 64 row-layers: an answer takes 4 of them, 30 rows go through 2 layers.
+  const ScheduledRequest answer{.id = 1, .prompt_tokens = 3, .most_new_tokens = 9, .computed = 3, .known = 4, .admitted = true, .pages = 9};
+  ScheduledRequest whole{.id = 2, .prompt_tokens = 30, .most_new_tokens = 9, .known = 30, .whole = true, .fixed = true};
+  Step step = policy->next(context_of({answer, whole}));
+  ASSERT_EQ(step.spans.size(), 2u);
+  EXPECT_EQ(step.spans[1].count, 30);
+  EXPECT_EQ(step.spans[1].layer_end, 2);
+  EXPECT_FALSE(step.spans[1].wants_logits);
+  whole.layer = 2, whole.piece = 30, whole.admitted = true, whole.pages = 9;
+  step = policy->next(context_of({whole}));
+  EXPECT_EQ(step.spans[0].layer_begin, 2);
+  EXPECT_EQ(step.spans[0].layer_end, 4);
+  EXPECT_TRUE(step.spans[0].wants_logits);
+  // A layer that no budget has room for runs nevertheless, beside answers, but not beside another prompt.
+  ScheduledRequest huge{.id = 3, .prompt_tokens = 500, .most_new_tokens = 9, .known = 500, .whole = true, .fixed = true};
+  step = policy->next(context_of({answer, huge}));
+  ASSERT_EQ(step.spans.size(), 2u);
+  EXPECT_EQ(step.spans[1].count, 500);
+  EXPECT_EQ(step.spans[1].layer_end, 1);
+  const ScheduledRequest small{.id = 2, .prompt_tokens = 3, .most_new_tokens = 9, .known = 3};
+  step = policy->next(context_of({answer, small, huge}));
+  ASSERT_EQ(step.spans.size(), 2u);
+  EXPECT_EQ(step.spans[1].id, 2);
+}
+
 TEST(SarathiServe, TheYoungestGivesUpItsPagesFirst) {
   const auto policy = policy_of("sarathi-serve", {.token_budget = 16});
   ScheduleContext context =

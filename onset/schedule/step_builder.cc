@@ -184,7 +184,24 @@ void StepBuilder::make_room_for(const ScheduledRequest& request, bool whole, int
   for (const ScheduledRequest* victim : victims) preempt(*victim);
 }
 
+// All rows, by layers: how many of them a step runs changes no result.
+Span StepBuilder::whole_prompt_span(const ScheduledRequest& request) const {
+  const auto span_of = [&](int32_t layers) {
+    return Span{.id = request.id,
+                .first_token = request.computed,
+                .count = request.known - request.computed,
+                .layer_begin = request.layer,
+                .layer_end = request.layer + layers,
+                .wants_logits = request.layer + layers == context_.layers};
+  };
+  const int32_t layers = largest_that_fits(context_.layers - request.layer, [&](int32_t layers) { return fits(span_of(layers)); });
+  // A single layer may be more than any budget: answers that always run must not keep it out for ever.
+  const bool first = std::all_of(step_.spans.begin(), step_.spans.end(), [](const Span& span) { return span.answer; });
+  return span_of(layers == 0 && first ? 1 : layers);
+}
+
 Span StepBuilder::prompt_span(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers) const {
+  if (request.whole) return whole_prompt_span(request);
   const int32_t left = request.known - request.computed;
   const int32_t stage = stage_layers <= 0 ? context_.layers : std::min(stage_layers, context_.layers);
   const auto span_of = [&](int32_t count, int32_t layers) {

@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace onset {
+
+class AttendPolicy;  // attend/policy.h
 
 // A row of the sequence that is not running comes in at a layer, with the hidden state it has there.
 struct RejoiningRow {
@@ -48,6 +52,16 @@ struct SelectContext {
   KeyValueProbe* probe = nullptr;  // null at the end of the last layer
 };
 
+// What has become of a request's rows by now.
+struct SelectReport {
+  std::string policy;                // as the request named it
+  std::vector<int32_t> prompt_rows;  // for each layer: prompt tokens that ran through it before the first token
+  std::vector<int32_t> rows_by_now;  // for each layer: prompt tokens that have run through it since
+  int64_t rejoined = 0;              // rows that left and came back
+  int64_t stored_rows = 0;           // rows whose hidden state waits for that
+  int64_t stored_bytes = 0;          // memory of these
+};
+
 // One object serves one sequence and may keep state between steps (what a leaving row's hidden state was, say).
 class SelectPolicy {
  public:
@@ -57,6 +71,17 @@ class SelectPolicy {
   virtual Selection select(const SelectContext& context) = 0;
   // Rows of the step that do not run from the first layer on but wait for their rejoining.
   virtual bool waits(int32_t /*row*/) const { return false; }
+  // Rows of earlier steps that may rejoin in the next one: their positions, ascending, valid until the step has run. The step holds them
+  // before its own rows, and waits() says so of them.
+  virtual std::span<const int32_t> earlier() { return {}; }
+  // Whether all rows of a prompt have to run together. The scheduler then hands them on by layers where they are many.
+  virtual bool whole_prompt() const { return false; }
+  // Whom the rows see, for a policy that limits that too; null: as the request says. Owned by the policy.
+  virtual AttendPolicy* attend() { return nullptr; }
+  // Whether a step that has failed may run again (nothing that it has changed matters).
+  virtual bool repeats() const { return true; }
+  // Null: nothing to say. What it points to changes as the request goes on.
+  virtual std::shared_ptr<const SelectReport> report() const { return nullptr; }
 };
 
 // No policy at all is the dense case: every row goes through every layer (a null SelectPolicy).

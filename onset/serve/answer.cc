@@ -181,12 +181,15 @@ void Usage::add(const AnswerForm& form, int choice, const Event& event) {
   if (event.finish == Finish::none || choice != 0) return;
   contexts = event.contexts;
   blend = event.blend;
+  select = event.select;
 }
 
 std::string Usage::onset_field(const AnswerForm& form) const {
-  if (form.reuse.empty()) return {};
-  std::string out = fmt::format(",\"onset\":{{\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", form.reuse, form.context_tokens,
-                                cached_tokens);
+  if (form.reuse.empty() && !select) return {};
+  std::string out = ",\"onset\":{";
+  if (!form.reuse.empty()) {
+    out += fmt::format("\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", form.reuse, form.context_tokens, cached_tokens);
+  }
   if (contexts) {
     const char* comma = "";
     out += ",\"tiers\":{";
@@ -196,6 +199,11 @@ std::string Usage::onset_field(const AnswerForm& form) const {
   if (blend) {
     out += fmt::format(",\"ratio\":{:.4g},\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->ratio,
                        blend->reused_tokens, blend->fresh_tokens, fmt::join(blend->recomputed, ","));
+  }
+  if (select) {
+    out += fmt::format("{}\"select\":{{\"policy\":\"{}\",\"prompt_rows\":[{}],\"rows_by_now\":[{}],\"revived\":{},\"stored_bytes\":{}}}",
+                       form.reuse.empty() ? "" : ",", select->policy, fmt::join(select->prompt_rows, ","),
+                       fmt::join(select->rows_by_now, ","), select->rejoined, select->stored_bytes);
   }
   return out + "}";
 }

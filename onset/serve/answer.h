@@ -63,11 +63,13 @@ struct Usage {
   std::string json(const AnswerForm& form) const;
   // What became of the contexts: nothing without any, or ,"onset":{"reuse": ..., "context_tokens": ..., "cached_tokens": ...,
   // "tiers": {"memory": ...}, "loaded_bytes": ..., "wait_seconds": ...}, and of blended ones "reused_tokens", "fresh_tokens",
-  // "recomputed_tokens" (for each layer).
+  // "recomputed_tokens" (for each layer). Of a select policy: "select": {"policy": ..., "prompt_rows": [for each layer],
+  // "rows_by_now": [...], "revived": ..., "stored_bytes": ...}.
   std::string onset_field(const AnswerForm& form) const;
 
   std::shared_ptr<const ContextsReport> contexts;  // the first choice's
   std::shared_ptr<const CacheBlendReport> blend;   // likewise
+  std::shared_ptr<const SelectReport> select;      // likewise
   int64_t new_tokens = 0;
   int64_t cached_tokens = 0;  // of all prompts, each counted once: by its first choice
 };

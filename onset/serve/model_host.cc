@@ -61,6 +61,16 @@ void ModelHost::post(Command command) {
   wake_.notify_one();
 }
 
+Status ModelHost::check_select(const SelectSpec& select) const {
+  return select.make(engine_->model().cache_layout(engine_->kv_type())).status();
+}
+
+Status ModelHost::use_select(std::shared_ptr<const SelectSpec> select) {
+  ONSET_TRY(check_select(*select));
+  select_ = std::move(select);
+  return {};
+}
+
 void ModelHost::submit(std::vector<Request> requests, std::shared_ptr<Receiver> receiver) {
   // Functions that are kept must be copyable, requests are not.
   auto kept = std::make_shared<std::vector<Request>>(std::move(requests));

@@ -74,6 +74,11 @@ class ModelHost {
   int32_t vocabulary() const { return engine_->model().config().vocabulary; }
   int64_t hidden() const { return engine_->model().config().hidden; }
   int64_t pages() const { return pages_; }
+  // What plain prompts that name no select policy run with. Before the first request. Errors: as check_select.
+  Status use_select(std::shared_ptr<const SelectSpec> select);
+  const std::shared_ptr<const SelectSpec>& select() const { return select_; }
+  // Whether this model can run with it. Errors: those of SelectSpec::make.
+  Status check_select(const SelectSpec& select) const;
   // A compiled grammar over the model's tokens, kept for the next request that has the same key. The model must have a tokenizer.
   Result<std::shared_ptr<const TokenGrammar>> grammar(const std::string& key, const std::function<Result<Grammar>()>& compile) const;
   // Why the engine has ended, if it has.
@@ -110,6 +115,7 @@ class ModelHost {
   Deliver deliver_;
   ModelMetrics& metrics_;
   int64_t pages_;
+  std::shared_ptr<const SelectSpec> select_;
   Clock::time_point began_ = Clock::now();
 
   // Of the thread.

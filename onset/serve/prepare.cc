@@ -73,6 +73,16 @@ std::optional<ApiError> check_options(const ModelHost& host, const GenerationReq
   }
   if (const Status status = check_sampling(request.sampling, host.vocabulary()); !status.ok()) return error_of(status);
   if (request.sampling.logprobs && host.tokenizer() == nullptr) return no_tokenizer(host);
+  if (request.select == nullptr) return {};
+  if (const Status status = host.check_select(*request.select); !status.ok()) {
+    return ApiError{.message = "onset.select: " + status.message(), .param = "onset.select", .code = "unsupported_value"};
+  }
+  if (request.onset && request.onset->reuse) {
+    return ApiError{
+        .message = fmt::format("onset.select: goes with contexts that are read in order, not with reuse {}", request.onset->name),
+        .param = "onset.select",
+        .code = "unsupported_value"};
+  }
   return {};
 }
 
@@ -190,6 +200,8 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
                       .ignore_end = asked.ignore_end,
                       .contexts = reading.contexts,
                       .prefix_cache = !asked.onset || asked.onset->prefix_cache};
+      request.select_spec = asked.select;
+      if (!asked.select && !reading.contexts) request.select_spec = host.select();
       request.sampling.seed = seed_of_choice(seed, prepared.requests.size());
       prepared.requests.push_back(std::move(request));
     }

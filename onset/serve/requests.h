@@ -40,6 +40,7 @@ struct GenerationRequest {
   std::vector<std::string> stop;
   bool ignore_end = false;  // ignore_eos: go on after end-of-answer tokens
   std::optional<ReuseRequest> onset;
+  std::shared_ptr<const SelectSpec> select;  // onset.select; null: as the server does it
 };
 
 struct CompletionRequest : GenerationRequest {
