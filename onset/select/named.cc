@@ -49,7 +49,9 @@ class LazySpec : public SelectSpec {
   Result<std::unique_ptr<SelectPolicy>> make(const CacheLayout& layout) const override {
     LazyOptions options = options_;
     if (preset_ != nullptr) {
-      for (const double share : preset_->layers) options.layers.push_back(static_cast<int32_t>(std::lround(layout.layers * share)));
+      for (const double share : preset_->layers) {
+        options.layers.push_back(std::min(static_cast<int32_t>(std::lround(layout.layers * share)), layout.layers - 1));
+      }
       options.keep.assign(std::begin(preset_->keep), std::end(preset_->keep));
     }
     ONSET_ASSIGN(std::unique_ptr<LazySelect> policy, LazySelect::create(std::move(options), layout));

@@ -34,6 +34,7 @@ TEST(NamedSelect, PresetsFollowTheModelsLayers) {
     EXPECT_EQ(dynamic_cast<LazySelect&>(**policy).stages(), 4);
   }
   EXPECT_TRUE(made("lazyllm:fast", 12).ok());
+  EXPECT_TRUE(made("lazyllm", 5).ok());
   // Two layers round to the same layer twice.
   EXPECT_FALSE(made("lazyllm", 2).ok());
 }

@@ -184,6 +184,13 @@ def bad_requests(rows):
     rows.row("contexts blended at a ratio above one", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--ratio", 1.5, "Hello", make=context)
     rows.row("contexts blended by an unknown metric", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--blend-metric", "x", "Hello",
              make=context)
+    rows.row("a select policy that nobody has", "run", *stories, "--select", "lazy", "Hello")
+    rows.row("a select policy without shares", "run", *stories, "--select", "lazyllm:2", "Hello")
+    rows.row("a select policy that keeps more than all", "run", *stories, "--select", "lazyllm:2:1.5", "Hello")
+    rows.row("tokens dropped after the last layer", "run", *stories, "--select", "lazyllm:2,5:0.5", "Hello")
+    rows.row("layers in the wrong order", "serve", *stories, "--port", 0, "--select", "lazyllm:3,2:0.5")
+    rows.row("tokens dropped from a model with windows", "run", "--no-cache", "--model", harness.ROOT / "tests/fixtures/models/mistral", "--select", "lazyllm:1:0.5",
+             "Hello")
     rows.row("deviations of a single context", "kv-deviation", *stories, "--context", "context.txt", "Hello", make=context)
     kept = ("--context", "context.txt", "--reuse", "cacheblend")
     rows.row("a chunk store that is a file", "run", *stories, *kept, "--store", "context.txt", "Hello", make=context)

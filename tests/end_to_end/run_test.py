@@ -112,6 +112,27 @@ class Run(harness.Test):
             done = self.onset("run", "--no-cache", "--model", STORIES, *options, "One day", status=1)
             self.assertEqual(done.stderr, f"onset: {sentence}\n")
 
+    def test_tokens_that_wait_until_they_matter(self):
+        (self.folder / "long.txt").write_text("Once upon a time there was a little dog who liked to play. " * 8, encoding="utf-8")
+
+        def answer(*options):
+            return self.onset_json("run", "--raw", "--no-cache", "--model", STORIES, "--json", "-n", 40, "--ignore-end", "--file", "long.txt", *options)
+
+        whole = answer()
+        self.assertNotIn("select", whole)
+        kept = answer("--select", "lazyllm:1,3:1")
+        self.assertEqual(kept["ids"], whole["ids"])
+        tokens = whole["prompt_tokens"]
+        self.assertEqual(kept["select"]["prompt_rows"], [tokens] * 5)
+        pruned = answer("--select", "lazyllm:1,3:0.5")["select"]
+        half = (tokens + 1) // 2
+        self.assertEqual(pruned["prompt_rows"], [tokens, half, half, (half + 1) // 2, (half + 1) // 2])
+        self.assertEqual(pruned["policy"], "lazyllm:1,3:0.5")
+        self.assertGreater(pruned["revived"], 0)
+        self.assertEqual(answer("--select", "lazyllm:1,3:0.5:revive=0")["select"]["revived"], 0)
+        # What a step runs changes nothing.
+        self.assertEqual(answer("--select", "lazyllm:1,3:0.5", "--budget", 16)["ids"], answer("--select", "lazyllm:1,3:0.5")["ids"])
+
     def test_a_reader_that_leaves_ends_the_program_quietly(self):
         command = f"'{harness.ONSET}' run --no-cache -q --model '{STORIES}' --ignore-end 'Once upon a time' | head -c 10"
         done = self.run_command("bash", "-c", command + "; echo; echo ${PIPESTATUS[0]}")

@@ -74,6 +74,36 @@ class Answers(harness.Test):
         self.assertEqual((chunks[-1]["choices"][0]["delta"], chunks[-1]["choices"][0]["finish_reason"]), ({}, "length"))
         self.assertNotIn("usage", chunks[-1])
 
+    def test_a_request_says_which_tokens_go_on(self):
+        text = "Once upon a time there was a little dog who liked to play. " * 8
+        ask = {**ONCE, "prompt": text, "ignore_eos": True}
+        whole = self.server.post("/v1/completions", **ask)
+        self.assertNotIn("onset", whole)
+        kept = self.server.post("/v1/completions", **ask, onset={"select": "lazyllm:1,3:1"})
+        self.assertEqual(kept["choices"], whole["choices"])
+        pruned = self.server.post("/v1/completions", **ask, onset={"select": "lazyllm:1,3:0.5"})
+        tokens = pruned["usage"]["prompt_tokens"]
+        self.assertEqual(pruned["onset"]["select"]["prompt_rows"][:2], [tokens, (tokens + 1) // 2])
+        self.assertEqual(pruned["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+        self.assertNotIn("reuse", pruned["onset"])
+        self.assertNotIn("onset", self.server.post("/v1/completions", **ask, onset={"select": "all"}))
+        # The same beside others.
+        answers = []
+        others = [threading.Thread(target=lambda: self.server.post("/v1/completions", **{**ask, "n": 4, "max_tokens": 60})) for _ in range(3)]
+        askers = [threading.Thread(target=lambda: answers.append(self.server.post("/v1/completions", **ask, onset={"select": "lazyllm:1,3:0.5"})))
+                  for _ in range(3)]
+        for thread in others + askers:
+            thread.start()
+        for thread in others + askers:
+            thread.join()
+        self.assertEqual([answer["choices"] for answer in answers], [pruned["choices"]] * 3)
+        for onset, sentence in (({"select": "lazy"}, "there is no select policy lazy"), ({"select": "lazyllm:1,9:0.5"}, "prunes after layer 9"),
+                                ({"select": 5}, "onset.select"), ({"select": "lazyllm:1:2"}, "2 is not a share"),
+                                ({"select": "lazyllm", "contexts": [{"text": "A."}], "reuse": "ape"}, "goes with contexts that are read in order")):
+            refused = self.server.post("/v1/completions", status=400, **ask, onset=onset)
+            self.assertIn(sentence, refused["error"]["message"])
+            self.assertEqual(refused["error"]["param"], "onset.select")
+
     def test_contexts_are_reused_in_any_order(self):
         contexts = [{"text": "Lily has a red ball. " * 3}, {"text": "Tom has a blue car and a dog. " * 2}]
 
