@@ -1,5 +1,6 @@
 #include "onset/attend/parallel_contexts.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace onset {
@@ -15,6 +16,21 @@ Status check_parallel_contexts(const ParallelContextsOptions& options) {
     return error(Code::invalid_argument, "the shift of parallel contexts is {}, expected a finite number", options.shift);
   }
   return {};
+}
+
+bool is_parallel_contexts(const std::string& name) {
+  return std::find(parallel_contexts_names.begin(), parallel_contexts_names.end(), name) != parallel_contexts_names.end();
+}
+
+ParallelContextsOptions parallel_contexts_step(const std::string& name, ParallelContextsOptions options) {
+  const auto step = std::find(parallel_contexts_names.begin(), parallel_contexts_names.end(), name) - parallel_contexts_names.begin();
+  options.shared_prefix = step >= 1;
+  if (step < 2) options.temperature = 1;
+  if (step < 3) {
+    options.scale = 1;
+    options.shift = 0;
+  }
+  return options;
 }
 
 const AttentionPlan& ParallelContextsAttend::plan(const AttendContext& context) {

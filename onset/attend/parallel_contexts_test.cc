@@ -146,6 +146,23 @@ TEST(ParallelContexts, AreMergedByTheirLogSumExp) {
   }
 }
 
+TEST(ParallelContexts, StepsHaveWhatTheirNamesSay) {
+  const ParallelContextsOptions asked{.temperature = 0.5f, .scale = 0.7f, .shift = 0.2f};
+  const auto expect = [&](const std::string& name, bool shared_prefix, float temperature, float scale, float shift) {
+    ASSERT_TRUE(is_parallel_contexts(name));
+    const ParallelContextsOptions step = parallel_contexts_step(name, asked);
+    EXPECT_EQ(step.shared_prefix, shared_prefix) << name;
+    EXPECT_EQ(step.temperature, temperature) << name;
+    EXPECT_EQ(step.scale, scale) << name;
+    EXPECT_EQ(step.shift, shift) << name;
+  };
+  expect("pcw", false, 1, 1, 0);
+  expect("pcw+p", true, 1, 1, 0);
+  expect("pcw+p+t", true, 0.5f, 1, 0);
+  expect("ape", true, 0.5f, 0.7f, 0.2f);
+  EXPECT_FALSE(is_parallel_contexts("pcw+t"));
+}
+
 TEST(ParallelContexts, RefuseOptionsThatMakeNoSense) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
   EXPECT_TRUE(check_parallel_contexts({}).ok());

@@ -1,10 +1,9 @@
 // onset bench fidelity: how near answers to reused contexts are to those of reading everything.
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
-#include "onset/base/mapped_file.h"
 #include "onset/cli/commands.h"
+#include "onset/cli/context_questions.h"
 #include "onset/cli/output.h"
 #include "onset/engine/reuse_fidelity.h"
 
@@ -15,19 +14,19 @@ using Json = nlohmann::ordered_json;
 
 struct FidelityFlags {
   EngineFlags engine;
-  std::string items;
+  PromptFlags prompt;
+  std::string questions;
   std::vector<std::string> ways = {"full", "cacheblend:0.15"};
   int32_t answer = 16, limit = 0;
   bool json = false;
 };
 
 void declare(CLI::App& command, FidelityFlags& options) {
-  command.add_option("ITEMS", options.items, R"(questions, one JSON object on each line: {"contexts": ["...", ...], "question": "..."})")
-      ->required();
+  command.add_option("ITEMS", options.questions, context_questions_help)->required();
   command
       .add_option("--ways", options.ways,
-                  "separated by commas: full, ape, ape:TEMPERATURE:SCALE, cacheblend:RATIO, cacheblend:RATIO:METRIC, "
-                  "cacheblend:RATIO:METRIC:SCHEDULE")
+                  "separated by commas: full, pcw, pcw+p, pcw+p+t, pcw+p+t:TEMPERATURE, ape, ape:TEMPERATURE:SCALE, cacheblend:RATIO, "
+                  "cacheblend:RATIO:METRIC, cacheblend:RATIO:METRIC:SCHEDULE")
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--answer", options.answer, "tokens of each answer that are compared")
@@ -37,37 +36,13 @@ void declare(CLI::App& command, FidelityFlags& options) {
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   command.add_flag("--json", options.json, "print one JSON object, with every question's figures");
+  add_prompt_flags(command, options.prompt);
   add_engine_flags(command, options.engine);
-  set_examples(command, "  onset bench fidelity questions.jsonl --ways full,ape,cacheblend:0.15,cacheblend:0.15:random");
-}
-
-struct Item {
-  std::string question;
-  std::vector<std::string> contexts;
-};
-
-Result<std::vector<Item>> read_items(const FidelityFlags& options) {
-  ONSET_ASSIGN(const std::string text, read_file(options.items));
-  std::vector<Item> items;
-  for (size_t begin = 0, number = 1; begin < text.size(); ++number) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line(text.data() + begin, end - begin);
-    begin = end + 1;
-    if (line.find_first_not_of(" \r") == std::string_view::npos) continue;
-    const Json json = Json::parse(line, nullptr, false);
-    const auto is_text = [](const Json& value) { return value.is_string() && !value.get_ref<const std::string&>().empty(); };
-    const bool right = json.is_object() && json.contains("question") && is_text(json["question"]) && json.contains("contexts") &&
-                       json["contexts"].is_array() && !json["contexts"].empty() &&
-                       std::all_of(json["contexts"].begin(), json["contexts"].end(), is_text);
-    if (!right) {
-      return error(Code::invalid_argument, R"({}, line {}: expected an object with "contexts", a list of texts, and "question", a text)",
-                   options.items, number);
-    }
-    items.push_back({json["question"].get<std::string>(), json["contexts"].get<std::vector<std::string>>()});
-    if (options.limit > 0 && static_cast<int32_t>(items.size()) == options.limit) break;
-  }
-  if (items.empty()) return error(Code::invalid_argument, "{}: there is no question", options.items);
-  return items;
+  set_examples(command,
+               "  onset bench fidelity questions.jsonl --ways full,ape,cacheblend:0.15,cacheblend:0.15:random\n"
+               "  onset bench fidelity questions.jsonl --raw --ways pcw,pcw+p,pcw+p+t:0.8,ape:0.8:0.7\n\n"
+               "Where questions have answers, their log-probabilities are compared, too; where they have labels, the right one counts as\n"
+               "found when no other is likelier.");
 }
 
 Result<float> number_of(const std::string& way, const std::string& text) {
@@ -85,14 +60,17 @@ Result<ContextReuse> way_of(const std::string& name) {
     begin = end + 1;
   }
   if (name == "full") return ContextReuse(CacheBlendOptions{.ratio = 0});
-  if (parts[0] == "ape" && (parts.size() == 1 || parts.size() == 3)) {
-    ParallelContextsOptions ape;
-    if (parts.size() == 3) {
-      ONSET_ASSIGN(ape.temperature, number_of(name, parts[1]));
-      ONSET_ASSIGN(ape.scale, number_of(name, parts[2]));
+  const size_t numbers = parts[0] == "ape" ? 2 : parts[0] == "pcw+p+t" ? 1 : 0;
+  if (is_parallel_contexts(parts[0]) && (parts.size() == 1 || parts.size() == 1 + numbers)) {
+    ParallelContextsOptions options;
+    if (parts.size() > 1) {
+      ONSET_ASSIGN(options.temperature, number_of(name, parts[1]));
     }
-    ONSET_TRY(check_parallel_contexts(ape));
-    return ContextReuse(ape);
+    if (parts.size() > 2) {
+      ONSET_ASSIGN(options.scale, number_of(name, parts[2]));
+    }
+    ONSET_TRY(check_parallel_contexts(options));
+    return ContextReuse(parallel_contexts_step(parts[0], options));
   }
   if (parts[0] == "cacheblend" && parts.size() >= 2 && parts.size() <= 4) {
     CacheBlendOptions blend;
@@ -106,9 +84,19 @@ Result<ContextReuse> way_of(const std::string& name) {
     ONSET_TRY(check_cache_blend(blend));
     return ContextReuse(blend);
   }
-  return error(Code::invalid_argument, "--ways {}: expected full, ape, ape:TEMPERATURE:SCALE or cacheblend:RATIO[:METRIC[:SCHEDULE]]",
-               name);
+  return error(
+      Code::invalid_argument,
+      "--ways {}: expected full, pcw, pcw+p, pcw+p+t[:TEMPERATURE], ape[:TEMPERATURE:SCALE] or cacheblend:RATIO[:METRIC[:SCHEDULE]]", name);
 }
+
+// What was measured of one way: of each question, in order. The last way is reading everything.
+struct Measured {
+  std::string name;
+  ReadingWay way;
+  std::vector<ReuseFidelity> fidelity = {};
+  std::vector<AnswerScore> answers = {};  // of questions that have some
+  size_t labelled = 0;                    // of these, with labels
+};
 
 double mean_of(const std::vector<ReuseFidelity>& list, double ReuseFidelity::* member) {
   double sum = 0;
@@ -116,43 +104,89 @@ double mean_of(const std::vector<ReuseFidelity>& list, double ReuseFidelity::* m
   return sum / static_cast<double>(list.size());
 }
 
+// Mean log-probability of the right answers, and the share of right labels.
+std::pair<double, double> mean_of(const std::vector<AnswerScore>& answers, size_t labelled) {
+  double logprob = 0, right = 0;
+  for (const AnswerScore& one : answers) {
+    logprob += one.logprob;
+    right += one.right ? 1 : 0;
+  }
+  return {logprob / static_cast<double>(answers.size()), right / static_cast<double>(std::max<size_t>(1, labelled))};
+}
+
+Json to_json(const Measured& measured) {
+  Json json{{"way", measured.name},
+            {"kl", mean_of(measured.fidelity, &ReuseFidelity::kl)},
+            {"top1", mean_of(measured.fidelity, &ReuseFidelity::top1)},
+            {"logprob", mean_of(measured.fidelity, &ReuseFidelity::logprob)}};
+  if (!measured.answers.empty()) {
+    const auto [logprob, right] = mean_of(measured.answers, measured.labelled);
+    json["answer_logprob"] = logprob;
+    if (measured.labelled > 0) json["accuracy"] = right;
+  }
+  for (const ReuseFidelity& one : measured.fidelity) {
+    json["questions"].push_back({{"kl", one.kl}, {"top1", one.top1}, {"logprob", one.logprob}});
+  }
+  for (const AnswerScore& one : measured.answers) {
+    json["answers"].push_back({{"logprob", one.logprob}, {"right", one.right}, {"each", one.answers}});
+  }
+  return json;
+}
+
+std::string text_of(const std::vector<Measured>& all) {
+  std::vector<std::vector<std::string>> rows = {{"", "divergence", "same top token", "log-probability of the answer"}};
+  const bool known = !all.back().answers.empty(), labels = all.back().labelled > 0;
+  if (known) rows[0].emplace_back("of the right answer");
+  if (labels) rows[0].emplace_back("right labels");
+  for (size_t i = 0; i < all.size(); ++i) {
+    const Measured& measured = all[(i + all.size() - 1) % all.size()];
+    const bool reference = !measured.way;
+    const double kl = mean_of(measured.fidelity, &ReuseFidelity::kl), top1 = mean_of(measured.fidelity, &ReuseFidelity::top1);
+    rows.push_back({measured.name, reference ? "0" : fmt::format("{:.4f}", kl), reference ? "100 %" : fmt::format("{:.1f} %", 100 * top1),
+                    fmt::format("{:.4f}", mean_of(measured.fidelity, &ReuseFidelity::logprob))});
+    const auto [logprob, right] = mean_of(measured.answers, measured.labelled);
+    if (known) rows.back().push_back(fmt::format("{:.4f}", logprob));
+    if (labels) rows.back().push_back(fmt::format("{:.1f} %", 100 * right));
+  }
+  return table_text(rows);
+}
+
+Status measure(Engine& engine, const AnsweredPrompt& prompt, std::span<const ContextReuse> ways, int32_t answer,
+               std::vector<Measured>& all) {
+  ONSET_ASSIGN(const auto fidelity, measure_reuse(engine, prompt.parts, ways, answer));
+  for (size_t way = 0; way < ways.size(); ++way) all[way].fidelity.push_back(fidelity[way]);
+  all.back().fidelity.push_back({.top1 = 1, .logprob = fidelity[0].reference_logprob, .reference_logprob = fidelity[0].reference_logprob});
+  if (prompt.answers.empty()) return {};
+  for (Measured& measured : all) {
+    ONSET_ASSIGN(measured.answers.emplace_back(), score_answers(engine, prompt, measured.way));
+    measured.labelled += prompt.label ? 1 : 0;
+  }
+  return {};
+}
+
 Status run(const FidelityFlags& options) {
   std::vector<ContextReuse> ways;
+  std::vector<Measured> all;
   for (const std::string& name : options.ways) {
     ONSET_ASSIGN(ways.emplace_back(), way_of(name));
+    all.push_back({.name = name, .way = ways.back()});
   }
-  ONSET_ASSIGN(const std::vector<Item> items, read_items(options));
-  size_t most_bytes = 0;
-  for (const Item& item : items) {
-    size_t bytes = item.question.size() + 4096;
-    for (const std::string& context : item.contexts) bytes += context.size() + page_tokens;
-    most_bytes = std::max(most_bytes, bytes);
-  }
-  // A token for each byte costs nothing: memory is taken as it is used. Contexts, and a request that has a copy of them.
-  ONSET_ASSIGN(const auto engine, load_engine(options.engine, 2 * static_cast<int64_t>(most_bytes)));
-  ONSET_ASSIGN(const auto chat_template, load_chat_template(*engine));
+  all.push_back({.name = "reading everything", .way = {}});
+  ONSET_ASSIGN(const std::vector<ContextQuestion> questions, read_context_questions(options.questions, options.limit));
+  // Contexts, a request that has a copy of them, and those of reading everything.
+  ONSET_ASSIGN(const auto engine, load_engine(options.engine, pool_for(questions, 4, false)));
+  ONSET_ASSIGN(const PromptMaker maker, PromptMaker::create(*engine, options.prompt));
   ProgressBar bar("asking");
-  std::vector<std::vector<ReuseFidelity>> measured(ways.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    ONSET_ASSIGN(const PromptParts parts, prompt_parts(*engine, chat_template, "", items[i].question, items[i].contexts));
-    const auto of_item = measure_reuse(*engine, parts, ways, options.answer);
-    if (!of_item.ok()) return of_item.status().within(fmt::format("question {}", i + 1));
-    for (size_t way = 0; way < ways.size(); ++way) measured[way].push_back((*of_item)[way]);
-    bar.update(static_cast<double>(i + 1) / static_cast<double>(items.size()));
+  for (size_t i = 0; i < questions.size(); ++i) {
+    ONSET_ASSIGN(const AnsweredPrompt prompt, maker.make(questions[i], options.prompt.newlines));
+    const Status measured = measure(*engine, prompt, ways, options.answer, all);
+    if (!measured.ok()) return measured.within(fmt::format("question {}", i + 1));
+    bar.update(static_cast<double>(i + 1) / static_cast<double>(questions.size()));
   }
+  if (!options.json) return write_out(text_of(all));
   Json list = Json::array();
-  std::vector<std::vector<std::string>> rows = {{"", "divergence", "same top token", "log-probability of the answer"}};
-  rows.push_back({"reading everything", "0", "100 %", fmt::format("{:.4f}", mean_of(measured[0], &ReuseFidelity::reference_logprob))});
-  for (size_t way = 0; way < ways.size(); ++way) {
-    const double kl = mean_of(measured[way], &ReuseFidelity::kl), top1 = mean_of(measured[way], &ReuseFidelity::top1);
-    const double logprob = mean_of(measured[way], &ReuseFidelity::logprob);
-    Json each = Json::array();
-    for (const ReuseFidelity& one : measured[way]) each.push_back({{"kl", one.kl}, {"top1", one.top1}, {"logprob", one.logprob}});
-    list.push_back({{"way", options.ways[way]}, {"kl", kl}, {"top1", top1}, {"logprob", logprob}, {"questions", each}});
-    rows.push_back({options.ways[way], fmt::format("{:.4f}", kl), fmt::format("{:.1f} %", 100 * top1), fmt::format("{:.4f}", logprob)});
-  }
-  if (options.json) return write_json({{"model", engine->model().file().path().string()}, {"questions", items.size()}, {"ways", list}});
-  return write_out(table_text(rows));
+  for (const Measured& measured : all) list.push_back(to_json(measured));
+  return write_json({{"model", engine->model().file().path().string()}, {"questions", questions.size()}, {"ways", list}});
 }
 
 }  // namespace

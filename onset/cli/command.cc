@@ -70,6 +70,12 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   command.add_flag("--no-cache", flags.no_cache, "do not keep packed weights for the next start");
 }
 
+CLI::Option* add_newlines_flag(CLI::App& command, std::optional<int32_t>& newlines) {
+  return command
+      .add_option("--context-newlines", newlines, "line ends before the first context (default: 2 where nothing else comes before it)")
+      ->check(CLI::Range(0, 1000));
+}
+
 Result<double> duration_of(const std::string& option, const std::string& text) {
   double value = 0;
   int end = 0;

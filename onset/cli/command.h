@@ -53,6 +53,9 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags);  // these two and 
 void add_select_flag(CLI::App& command, std::string& select);
 Result<std::shared_ptr<const SelectSpec>> select_of(const std::string& select);
 
+// Line ends before the first context.
+CLI::Option* add_newlines_flag(CLI::App& command, std::optional<int32_t>& newlines);
+
 // Seconds of a duration: "50ms", "0.05s", "2m" or a number of seconds. Errors: invalid_argument naming the option.
 Result<double> duration_of(const std::string& option, const std::string& text);
 

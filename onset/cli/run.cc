@@ -27,6 +27,7 @@ struct RunOptions {
   std::vector<std::string> contexts;
   StoreFlags stores;
   std::string reuse = "prefix";
+  std::optional<int32_t> newlines;
   ParallelContextsOptions parallel;
   CacheBlendOptions blend;
   std::string blend_metric = cache_blend_metric_name(CacheBlendMetric::keys_values);
@@ -49,13 +50,16 @@ void declare(CLI::App& command, RunOptions& options) {
       ->allow_extra_args(false)
       ->group(group);
   command
-      .add_option("--reuse", options.reuse,
-                  "prefix: the contexts one after the other; ape: each read by itself, behind the same beginning (arXiv:2502.05431); "
-                  "cacheblend: each read by itself, and a part of it computed again in its place (arXiv:2405.16444); full: cacheblend "
-                  "without computing anything again")
-      ->check(CLI::IsMember({"prefix", "ape", "cacheblend", "full"}))
+      .add_option(
+          "--reuse", options.reuse,
+          "prefix: the contexts one after the other; ape: each read by itself, behind the same beginning (arXiv:2502.05431); "
+          "pcw+p+t: ape with scale 1; pcw+p: with temperature 1, too; pcw: each also behind nothing but the token that begins a "
+          "text; cacheblend: each read by itself, and a part of it computed again in its place (arXiv:2405.16444); full: cacheblend "
+          "without computing anything again")
+      ->check(CLI::IsMember({"prefix", "pcw", "pcw+p", "pcw+p+t", "ape", "cacheblend", "full"}))
       ->capture_default_str()
       ->group(group);
+  add_newlines_flag(command, options.newlines)->group(group);
   command.add_option("--ape-temperature", options.parallel.temperature, "ape: scores of the contexts' keys are divided by it")
       ->capture_default_str()
       ->group(group);
@@ -129,7 +133,7 @@ Result<PromptParts> parts_of(const Engine& engine, const RunOptions& options, co
     return error(Code::invalid_argument, "--system needs a chat template, and {}",
                  options.raw ? "--raw leaves it out" : engine.model().file().path().string() + " has none");
   }
-  return prompt_parts(engine, chat_template, options.system, text, contexts);
+  return prompt_parts(engine, chat_template, options.system, text, contexts, options.newlines);
 }
 
 // The parts as a request: in order, or with contexts that are read apart.
@@ -139,8 +143,12 @@ Result<Request> request_of(PromptParts parts, const RunOptions& options) {
   ONSET_ASSIGN(blend.schedule, cache_blend_schedule(options.blend_schedule));
   if (options.reuse == "full") blend.ratio = 0;
   if (options.reuse != "prefix" && !parts.contexts.empty()) {
-    Contexts contexts{std::move(parts.prefix), std::move(parts.contexts), options.parallel};
-    if (options.reuse != "ape") contexts.reuse = blend;
+    Contexts contexts{std::move(parts.prefix), std::move(parts.contexts)};
+    if (is_parallel_contexts(options.reuse)) {
+      contexts.reuse = parallel_contexts_step(options.reuse, options.parallel);
+    } else {
+      contexts.reuse = blend;
+    }
     return Request{.tokens = std::move(parts.prompt), .contexts = std::move(contexts)};
   }
   std::vector<int32_t> tokens = std::move(parts.prefix);

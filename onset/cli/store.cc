@@ -118,6 +118,7 @@ struct AddOptions {
   StoreFlags stores;
   std::vector<std::string> files;
   std::string system, reuse = "cacheblend";
+  std::optional<int32_t> newlines;
   bool raw = false, json = false;
 };
 
@@ -132,6 +133,7 @@ void declare_add(CLI::App& command, AddOptions& options) {
       ->capture_default_str();
   command.add_option("-s,--system", options.system, "ape: the prompts' system message");
   command.add_flag("--raw", options.raw, "ape: the prompts have no chat template");
+  add_newlines_flag(command, options.newlines);
   command.add_flag("--json", options.json, "print one JSON object");
   add_store_flags(command, options.stores);
   add_engine_flags(command, options.engine);
@@ -176,7 +178,7 @@ Status add(const AddOptions& options) {
   std::vector<std::vector<std::string>> rows = {{"file", "tokens", ""}};
   for (size_t i = 0; i < texts.size(); ++i) {
     bar.update(static_cast<double>(i) / static_cast<double>(texts.size()), options.files[i]);
-    ONSET_ASSIGN(PromptParts parts, prompt_parts(*engine, chat_template, options.system, "?", {texts[i]}));
+    ONSET_ASSIGN(PromptParts parts, prompt_parts(*engine, chat_template, options.system, "?", {texts[i]}, options.newlines));
     const auto tokens = static_cast<int64_t>(parts.contexts.front().size());
     const auto read = read_context(*engine, std::move(parts.prefix), std::move(parts.contexts.front()), reuse);
     if (!read.ok()) return read.status().within(options.files[i]);

@@ -40,9 +40,16 @@ Status encode_contexts(const Tokenizer& tokenizer, const std::vector<std::string
   return {};
 }
 
+std::string line_ends(int32_t count) {
+  std::string text;
+  text.assign(static_cast<size_t>(std::max(0, count)), '\n');
+  return text;
+}
+
 }  // namespace
 
-Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts) {
+Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts,
+                                 std::optional<int32_t> newlines) {
   const std::string place = contexts_place;
   const size_t begin = rendered.find(place);
   if (begin == std::string::npos) {
@@ -51,12 +58,13 @@ Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& 
   const EncodeOptions special{.add_special = false, .parse_special = true};
   PromptParts parts;
   ONSET_TRY(encode_contexts(tokenizer, contexts, parts));
-  ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered.substr(0, begin), special));
+  ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered.substr(0, begin) + line_ends(newlines.value_or(0)), special));
   ONSET_ASSIGN(parts.prompt, tokenizer.encode(rendered.substr(begin + place.size()), special));
   return parts;
 }
 
-Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts) {
+Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts,
+                                std::optional<int32_t> newlines) {
   PromptParts parts;
   if (contexts.empty()) {
     ONSET_ASSIGN(parts.prompt, tokenizer.encode(text));
@@ -64,18 +72,18 @@ Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& t
   }
   ONSET_TRY(encode_contexts(tokenizer, contexts, parts));
   // Every context begins behind the same tokens: two line ends where there is nothing else.
-  ONSET_ASSIGN(parts.prefix, tokenizer.encode("\n\n"));
+  ONSET_ASSIGN(parts.prefix, tokenizer.encode(line_ends(newlines.value_or(2))));
   ONSET_ASSIGN(parts.prompt, tokenizer.encode(text, {.add_special = false}));
   return parts;
 }
 
 Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatTemplate>& chat_template, const std::string& system,
-                                 const std::string& text, const std::vector<std::string>& contexts) {
+                                 const std::string& text, const std::vector<std::string>& contexts, std::optional<int32_t> newlines) {
   if (engine.tokenizer() == nullptr) {
     return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
   }
   const Tokenizer& tokenizer = *engine.tokenizer();
-  if (!chat_template) return plain_parts(tokenizer, text, contexts);
+  if (!chat_template) return plain_parts(tokenizer, text, contexts, newlines);
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
   messages.push_back({"user", text});
@@ -87,7 +95,7 @@ Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatT
   messages.back().content = contexts_place + text;
   const Result<std::string> rendered = chat_template->render(messages);
   if (!rendered.ok()) return rendered.status().within("the model's chat template refuses");
-  return split_prompt(tokenizer, *rendered, contexts);
+  return split_prompt(tokenizer, *rendered, contexts, newlines);
 }
 
 Chat::Chat(Engine& engine, ChatTemplate chat_template, ChatOptions options)

@@ -30,16 +30,18 @@ struct PromptParts {
 
 // Stands in the user's message where the contexts belong while a chat template is rendered.
 inline constexpr const char* contexts_place = "[contexts 7f3a9e]";
-// A rendered prompt with contexts_place in it, and the contexts, each with an empty line behind it. Errors: unsupported where the place has
-// not come through the template; those of the tokenizer.
-Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts);
-// A text without a template: contexts, each with an empty line before and behind it, then the text.
-Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts);
+// A rendered prompt with contexts_place in it, and the contexts, each with an empty line behind it. `newlines`: line ends before the first
+// context (none unless said otherwise). Errors: unsupported where the place has not come through the template; those of the tokenizer.
+Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts,
+                                 std::optional<int32_t> newlines = {});
+// A text without a template: contexts, each with an empty line before and behind it, then the text. `newlines`: as above, but two.
+Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts,
+                                std::optional<int32_t> newlines = {});
 
 // Through the chat template if there is one (the system message, if any, goes with it): contexts stand before the question in the user's
 // message. Errors: unsupported for a model without a tokenizer; those of split_prompt() and of the template.
 Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatTemplate>& chat_template, const std::string& system,
-                                 const std::string& text, const std::vector<std::string>& contexts);
+                                 const std::string& text, const std::vector<std::string>& contexts, std::optional<int32_t> newlines = {});
 
 struct ChatOptions {
   std::string system;  // the first message; empty: none (the template may have its own)

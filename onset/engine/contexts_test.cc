@@ -97,6 +97,34 @@ TEST(Contexts, TheirOrderMakesNoDifference) {
   EXPECT_GT(std::fabs(joined({0, 1, 2}) - joined({2, 1, 0})), 1e-4f);
 }
 
+// Without a shared prefix each context is read behind the token that begins a text, from position 0, and the prefix with the prompt: for
+// one context, that is one text.
+TEST(Contexts, WithoutASharedPrefixEachBeginsAText) {
+  const auto engine = make_engine(reference_options());
+  const std::vector<int32_t> prefix = random_tokens(9, 1), context = random_tokens(70, 4), query = random_tokens(12, 3);
+  const ParallelContextsOptions pcw = parallel_contexts_step("pcw");
+  std::vector<int32_t> all = {*engine->tokenizer()->bos()};
+  for (const auto* part : {&context, &prefix, &query}) all.insert(all.end(), part->begin(), part->end());
+  const Answer sequential = ask(*engine, {.tokens = all, .most_new_tokens = 16});
+  const Answer alone = ask(*engine, {.tokens = query, .most_new_tokens = 16, .contexts = {{prefix, {context}, pcw}}});
+  expect_near(alone, sequential, 1e-4f);
+  EXPECT_EQ(alone.last.context_tokens, 70);
+  EXPECT_EQ(alone.last.prompt_tokens, 9 + 12);
+
+  // A changed prefix leaves what was read of the texts what it was; with a shared prefix it changes every one of them (check 5).
+  const std::vector<std::vector<int32_t>> texts = {context, random_tokens(33, 5)};
+  const std::vector<int32_t> other = random_tokens(9, 2);
+  ask(*engine, {.tokens = query, .most_new_tokens = 1, .contexts = {{prefix, texts, pcw}}});
+  ask(*engine, {.tokens = query, .most_new_tokens = 1, .contexts = {{prefix, texts, plain}}});
+  EXPECT_EQ(ask(*engine, {.tokens = query, .most_new_tokens = 1, .contexts = {{other, texts, pcw}}}).last.cached_tokens, 70 + 33);
+  EXPECT_EQ(ask(*engine, {.tokens = query, .most_new_tokens = 1, .contexts = {{other, texts, plain}}}).last.cached_tokens, 0);
+
+  const auto refused = engine->submit({.vectors = {std::vector<float>(64)}, .contexts = {{prefix, texts, pcw}}}, {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().message(), "a prompt of vectors cannot begin with the tokens of a prefix that its contexts do not share");
+  expect_no_pages(*engine);
+}
+
 // Check 6: every context begins behind the prefix, the query behind the longest context.
 TEST(Contexts, PositionsAreSharedAndTheWindowHoldsTheLongest) {
   const auto engine = make_engine(reference_options());

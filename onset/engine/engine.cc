@@ -260,8 +260,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   }
   ONSET_ASSIGN(std::shared_ptr<Conversation> conversation, state.conversation_of(request));
   const bool begins = conversation->tokens.empty() && !request.contexts;
-  ONSET_ASSIGN(const std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
-  if (request.contexts) ONSET_TRY(state.place_behind_contexts(request, *conversation));
+  ONSET_ASSIGN(std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
+  if (request.contexts) ONSET_TRY(state.place_behind_contexts(request, *conversation, tokens));
   const auto earlier = static_cast<int32_t>(conversation->tokens.size());
   const int32_t first_position = conversation->first_position;
   ONSET_TRY(state.check_prompt(request, tokens, first_position + earlier));

@@ -103,11 +103,12 @@ struct Event {
 // Texts that a prompt refers to, each read by itself: their keys and values do not depend on the prompt or on each other, and are found
 // again in the prefix cache. Not for models whose layers have windows.
 //   - APE (arXiv:2502.05431): each is read behind the prefix, and all of them stay side by side; the prompt comes behind the longest.
+//     Without a shared prefix each is read behind nothing but the token that begins a text, and the prefix is the prompt's beginning.
 //   - CacheBlend (arXiv:2405.16444): each is read behind nothing but the token that begins a text. The model then reads the prefix, the
 //     contexts and the prompt one after the other, but of the contexts' rows only those that it would compute most differently.
 using ContextReuse = std::variant<ParallelContextsOptions, CacheBlendOptions>;
 struct Contexts {
-  std::vector<int32_t> prefix;              // token ids; may be empty (each context then begins a text: PCW)
+  std::vector<int32_t> prefix;              // token ids; may be empty
   std::vector<std::vector<int32_t>> texts;  // token ids
   ContextReuse reuse = {};
 };

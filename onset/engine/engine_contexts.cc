@@ -12,6 +12,12 @@ const CacheBlendOptions* blending(const Contexts& contexts) {
   return std::get_if<CacheBlendOptions>(&contexts.reuse);
 }
 
+// Whether contexts are read behind the request's prefix.
+bool behind_prefix(const Contexts& contexts) {
+  const auto* parallel = std::get_if<ParallelContextsOptions>(&contexts.reuse);
+  return parallel != nullptr && parallel->shared_prefix;
+}
+
 }  // namespace
 
 // Waits until a layer of what comes from stores is there.
@@ -26,7 +32,7 @@ Status ReadContexts::wait(int32_t layer, int32_t groups) {
 
 // What each context is read behind.
 std::vector<int32_t> Engine::State::context_lead(const Contexts& contexts) const {
-  if (!blending(contexts)) return contexts.prefix;
+  if (behind_prefix(contexts)) return contexts.prefix;
   const std::optional<TokenId> bos = tokenizer ? tokenizer->bos() : std::nullopt;
   return bos ? std::vector<int32_t>{*bos} : std::vector<int32_t>();
 }
@@ -47,6 +53,9 @@ Status Engine::State::check_contexts(const Request& request) const {
   if (std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; })) {
     return error(Code::unsupported, "contexts that are read apart need layers that see everything, {} has windows",
                  model->file().path().string());
+  }
+  if (!request.vectors.empty() && !blending(asked) && !behind_prefix(asked) && !asked.prefix.empty()) {
+    return error(Code::unsupported, "a prompt of vectors cannot begin with the tokens of a prefix that its contexts do not share");
   }
   if (asked.texts.empty()) return error(Code::invalid_argument, "the list of contexts is empty: expected one or more");
   const auto check_ids = [&](const std::string& name, const std::vector<int32_t>& tokens) -> Status {
@@ -77,7 +86,7 @@ Status Engine::State::check_contexts(const Request& request) const {
 }
 
 // The request's own tokens begin behind the longest of its contexts, which all begin at the same position; or behind all of them.
-Status Engine::State::place_behind_contexts(const Request& request, Conversation& conversation) const {
+Status Engine::State::place_behind_contexts(const Request& request, Conversation& conversation, std::vector<int32_t>& prompt) const {
   ONSET_TRY(check_contexts(request));
   const Contexts& asked = *request.contexts;
   if (const CacheBlendOptions* blend = blending(asked); blend != nullptr) {
@@ -89,17 +98,18 @@ Status Engine::State::place_behind_contexts(const Request& request, Conversation
   size_t longest = 0;
   for (const auto& text : asked.texts) longest = std::max(longest, text.size());
   conversation.plain_tokens = 0;
-  conversation.first_position = static_cast<int32_t>(asked.prefix.size() + longest);
+  conversation.first_position = static_cast<int32_t>(context_lead(asked).size() + longest);
+  if (!behind_prefix(asked)) prompt.insert(prompt.begin(), asked.prefix.begin(), asked.prefix.end());
   return {};
 }
 
 void Engine::State::begin_contexts(RunningRequest& running) {
   const Contexts& asked = *running.request.contexts;
-  running.context_tokens = static_cast<int32_t>(asked.prefix.size());
+  const CacheBlendOptions* blend = blending(asked);
+  running.context_tokens = blend || behind_prefix(asked) ? static_cast<int32_t>(asked.prefix.size()) : 0;
   for (const auto& text : asked.texts) running.context_tokens += static_cast<int32_t>(text.size());
   running.contexts = std::make_unique<ReadContexts>();
   running.contexts->lead = context_lead(asked);
-  const CacheBlendOptions* blend = blending(asked);
   if (blend == nullptr) return;
   running.contexts->blend = std::make_shared<CacheBlendReport>();
   running.contexts->ratio = blend->ratio;
@@ -164,7 +174,7 @@ std::shared_ptr<Conversation> Engine::State::begin_context(RunningRequest& runni
 // Tokens of a context that are the request's: a prefix counts with the first context; a token that begins a text is none of the request's.
 int32_t Engine::State::counted_lead(const RunningRequest& running, size_t index) {
   const ReadContexts& contexts = *running.contexts;
-  return static_cast<int32_t>(index == 0 && !contexts.blend ? 0 : contexts.lead.size());
+  return static_cast<int32_t>(index == 0 && behind_prefix(*running.request.contexts) ? 0 : contexts.lead.size());
 }
 
 // Takes a context that the prefix cache has.
@@ -335,13 +345,14 @@ void Engine::State::take_contexts(RunningRequest& running) {
   }
   if (contexts.blend) return;
   Conversation& own = *running.conversation;
-  const auto prefix = static_cast<int32_t>(asked.prefix.size());
+  // Without a shared prefix the token that begins a context is its own.
+  const auto prefix = behind_prefix(asked) ? static_cast<int32_t>(asked.prefix.size()) : 0;
   if (prefix > 0) contexts.texts.front()->cache.lend(own.cache, 0, prefix);
   std::vector<KeyRange> ranges;
   for (size_t i = 0; i < contexts.texts.size(); ++i) {
-    const auto tokens = static_cast<int32_t>(asked.texts[i].size());
-    const int32_t place = contexts.texts[i]->cache.lend(own.cache, prefix, prefix + tokens);
-    ranges.push_back({place, place + tokens});
+    const auto end = static_cast<int32_t>(contexts.texts[i]->tokens.size());
+    const int32_t place = contexts.texts[i]->cache.lend(own.cache, prefix, end);
+    ranges.push_back({place, place + end - prefix});
   }
   own.first_slot = own.cache.length(0);
   if (contexts.load) {

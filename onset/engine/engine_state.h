@@ -29,7 +29,7 @@ struct Engine::State {
   // --- contexts that requests refer to ----------------------------------------------------------------------------
   Status check_contexts(const Request& request) const;
   std::vector<int32_t> context_lead(const Contexts& contexts) const;
-  Status place_behind_contexts(const Request& request, Conversation& conversation) const;
+  Status place_behind_contexts(const Request& request, Conversation& conversation, std::vector<int32_t>& prompt) const;
   void begin_contexts(RunningRequest& running);
   void prepare_contexts();
   std::shared_ptr<Conversation> begin_context(RunningRequest& running, size_t index);

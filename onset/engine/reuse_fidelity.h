@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "onset/engine/chat.h"
+#include "onset/engine/answer_scores.h"
 #include "onset/engine/scoring.h"
 
 namespace onset {

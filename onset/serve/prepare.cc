@@ -220,7 +220,7 @@ Checked<Prepared> build_with_contexts(const ModelHost& host, const GenerationReq
 }
 
 Checked<Prepared> chat_with_contexts(const ModelHost& host, const ChatRequest& request, const std::string& text) {
-  Result<PromptParts> parts = split_prompt(*host.tokenizer(), text, request.onset->contexts);
+  Result<PromptParts> parts = split_prompt(*host.tokenizer(), text, request.onset->contexts, request.onset->newlines);
   if (!parts.ok()) return error_of(parts.status().within("messages"));
   return build_with_contexts(host, request, *std::move(parts), true);
 }
@@ -280,7 +280,7 @@ Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request) {
     if (text.empty()) {
       return ApiError{.message = "prompt: is empty, expected one token or more", .param = "prompt", .code = "invalid_value"};
     }
-    Result<PromptParts> parts = plain_parts(*host.tokenizer(), text, request.onset->contexts);
+    Result<PromptParts> parts = plain_parts(*host.tokenizer(), text, request.onset->contexts, request.onset->newlines);
     if (!parts.ok()) return error_of(parts.status());
     return build_with_contexts(host, request, *std::move(parts), false);
   }

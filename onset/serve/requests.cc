@@ -153,12 +153,14 @@ CacheBlendOptions read_cache_blend(Fields& fields) {
   return options;
 }
 
-ParallelContextsOptions read_parallel_contexts(Fields& fields) {
-  ParallelContextsOptions options;
+// A step on the way to ape takes what it has of ape's options; the others are unknown fields.
+ParallelContextsOptions read_parallel_contexts(Fields& fields, const std::string& name) {
+  ParallelContextsOptions options = parallel_contexts_step(name);
   const auto real = [&](const char* name, double least, double most, float& place) {
     place = static_cast<float>(fields.number(name, least, most).value_or(place));
   };
-  real("temperature", 0.001, 1000, options.temperature);
+  if (name == "ape" || name == "pcw+p+t") real("temperature", 0.001, 1000, options.temperature);
+  if (name != "ape") return options;
   real("scale", 0, 1000, options.scale);
   real("shift", -1000, 1000, options.shift);
   return options;
@@ -179,8 +181,9 @@ void read_onset(Fields& fields, Errors& errors, GenerationRequest& request) {
   ReuseRequest& onset = request.onset.emplace();
   onset.contexts = read_contexts(inner, errors);
   onset.name = inner.text("reuse").value_or(onset.name);
-  if (onset.name == "ape") {
-    onset.reuse = read_parallel_contexts(inner);
+  if (const auto newlines = inner.integer("newlines", 0, 1000)) onset.newlines = static_cast<int32_t>(*newlines);
+  if (is_parallel_contexts(onset.name)) {
+    onset.reuse = read_parallel_contexts(inner, onset.name);
   } else if (onset.name == "cacheblend") {
     onset.reuse = read_cache_blend(inner);
   } else if (onset.name == "full") {
@@ -188,7 +191,7 @@ void read_onset(Fields& fields, Errors& errors, GenerationRequest& request) {
   } else if (onset.name == "none") {
     onset.prefix_cache = false;
   } else if (onset.name != "prefix") {
-    inner.fail("reuse", "expected none, prefix, ape, cacheblend or full, got " + shown(onset.name), "invalid_value");
+    inner.fail("reuse", "expected none, prefix, pcw, pcw+p, pcw+p+t, ape, cacheblend or full, got " + shown(onset.name), "invalid_value");
   }
   inner.finish();
 }

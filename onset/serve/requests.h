@@ -24,6 +24,7 @@ using Prompt = std::variant<std::string, std::vector<int32_t>>;
 struct ReuseRequest {
   std::vector<std::string> contexts;
   std::string name = "prefix";        // as the request says it
+  std::optional<int32_t> newlines;    // before the first context; none: 2 where nothing else comes before it
   std::optional<ContextReuse> reuse;  // none: one after the other, as a prompt's other tokens
   bool prefix_cache = true;           // false (reuse none): every token is computed, and none is kept
 };

@@ -217,6 +217,15 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   EXPECT_EQ(std::get<ParallelContextsOptions>(*ape.reuse).temperature, 0.5f);
   EXPECT_EQ(std::get<ParallelContextsOptions>(*ape.reuse).scale, 0.25f);
   EXPECT_EQ(std::get<ParallelContextsOptions>(*ape.reuse).shift, 2);
+  EXPECT_FALSE(ape.newlines.has_value());
+  EXPECT_EQ(onset(R"(, "newlines": 12)").newlines, 12);
+  // The steps on the way to ape, each with what it has of its options.
+  const auto step = [&](const std::string& fields) { return std::get<ParallelContextsOptions>(*onset(fields).reuse); };
+  EXPECT_FALSE(step(R"(, "reuse": "pcw")").shared_prefix);
+  EXPECT_TRUE(step(R"(, "reuse": "pcw+p")").shared_prefix);
+  EXPECT_EQ(step(R"(, "reuse": "pcw+p")").temperature, 1);
+  EXPECT_EQ(step(R"(, "reuse": "pcw+p+t", "temperature": 0.5)").temperature, 0.5f);
+  EXPECT_EQ(step(R"(, "reuse": "pcw+p+t")").scale, 1);
 
   const auto refused = [](const std::string& object) {
     return refusal(parse_completion, R"({"model": "a", "prompt": "x", "onset": )" + object + "}").message;
@@ -226,8 +235,10 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   EXPECT_EQ(refused(R"({"contexts": [{"text": ""}]})"), "onset.contexts[0].text: expected a text, got an empty string");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x", "more": 1}]})"), "onset.contexts[0].more: unknown field");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "x"})"),
-            "onset.reuse: expected none, prefix, ape, cacheblend or full, got \"x\"");
+            "onset.reuse: expected none, prefix, pcw, pcw+p, pcw+p+t, ape, cacheblend or full, got \"x\"");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "ratio": 0.5})"), "onset.ratio: unknown field");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "pcw+p", "temperature": 0.5})"), "onset.temperature: unknown field");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "pcw+p+t", "scale": 0.5})"), "onset.scale: unknown field");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "cacheblend", "ratio": 2})"),
             "onset.ratio: expected a number from 0 to 1, got 2");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "cacheblend", "metric": "x"})"),
