@@ -185,8 +185,13 @@ Status run(const FidelityFlags& options) {
   }
   if (!options.json) return write_out(text_of(all));
   Json list = Json::array();
+  const Json everything = to_json(all.back());
+  all.pop_back();
   for (const Measured& measured : all) list.push_back(to_json(measured));
-  return write_json({{"model", engine->model().file().path().string()}, {"questions", questions.size()}, {"ways", list}});
+  return write_json({{"model", engine->model().file().path().string()},
+                     {"questions", questions.size()},
+                     {"ways", list},
+                     {"reading_everything", everything}});
 }
 
 }  // namespace

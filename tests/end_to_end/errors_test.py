@@ -192,6 +192,16 @@ def bad_requests(rows):
     rows.row("tokens dropped from a model with windows", "run", "--no-cache", "--model", harness.ROOT / "tests/fixtures/models/mistral", "--select", "lazyllm:1:0.5",
              "Hello")
     rows.row("deviations of a single context", "kv-deviation", *stories, "--context", "context.txt", "Hello", make=context)
+    tune = ("tune-ape", *stories, "questions.jsonl")
+    question = {"contexts": ["Lily has a ball."], "question": "Lily has a"}
+    for what, line in (("without answers", question), ("with an empty answer", {**question, "answers": [""]}),
+                       ("with a label that is none of the labels", {**question, "labels": [" ball"], "label": " car"}),
+                       ("with answers and labels", {**question, "labels": [" ball"], "answers": [" car"]}), ("that is no question", {"question": "Why?"})):
+        rows.row(f"a search for parallel contexts: a line {what}", *tune, make=write(test, "questions.jsonl", json.dumps(line).encode()))
+    right = write(test, "questions.jsonl", json.dumps({**question, "answers": [" ball"]}).encode())
+    rows.row("a search at a temperature of zero", *tune, "--temperatures", 0, make=right)
+    rows.row("a search at a scale below zero", *tune, "--scales", "1,-1", make=right)
+    rows.row("a search with a trace that cannot be written", *tune, "--trace", "questions.jsonl/trace.jsonl", "--temperatures", 1, "--scales", 1, make=right)
     kept = ("--context", "context.txt", "--reuse", "cacheblend")
     rows.row("a chunk store that is a file", "run", *stories, *kept, "--store", "context.txt", "Hello", make=context)
     rows.row("a chunk store at an address of another kind", "run", *stories, *kept, "--store", "https://example.org/", "Hello", make=context)

@@ -81,6 +81,35 @@ class Run(harness.Test):
         self.assertIn(f"median rank correlation {report['median_rank_correlation']:.3f}", text)
         self.assertIn("Ranks of neighbouring layers", (self.folder / "picture.svg").read_text(encoding="utf-8"))
 
+    def test_the_search_for_parallel_contexts(self):
+        items = [{"contexts": ["Lily has a red ball.", "Tom has a blue car.", f"Ben has {count} cats."], "question": f"{name} has a", "labels": [" ball", " car", " cat"],
+                  "label": label} for name, label, count in (("Lily", " ball", 1), ("Tom", " car", 2), ("Ben", " cat", 3), ("Lily", " ball", 4))]
+        (self.folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items), encoding="utf-8")
+        command = ["tune-ape", "--no-cache", "--model", STORIES, "items.jsonl", "--items", 3, "--seed", 5]
+        report = self.onset_json(*command, "--json", "--trace", "trace.jsonl")
+        self.assertEqual(report["items"], 3)
+        trace = [json.loads(line) for line in (self.folder / "trace.jsonl").read_text().splitlines()]
+        self.assertEqual([{key: value for key, value in entry.items() if key != "logprobs"} for entry in trace], report["trace"])
+        self.assertTrue(all(len(entry["logprobs"]) == 3 for entry in trace))
+        # The prefixes, the other temperatures, the other scales, and the defaults where they were not among these.
+        stages = [entry["stage"] for entry in trace]
+        self.assertEqual(stages[:23], 5 * ["prefix"] + 9 * ["temperature"] + 9 * ["scale"])
+        self.assertEqual([entry["newlines"] for entry in trace[:5]], [2, 0, 12, 22, 42])
+        self.assertEqual((report["default"]["newlines"], report["default"]["temperature"], report["default"]["scale"]), (2, 0.9, 0.9))
+        merit = lambda entry: (entry["accuracy"], entry["logprob"])
+        self.assertEqual(merit(report["best"]), max(map(merit, trace)))
+        self.assertEqual(self.onset_json(*command, "--json"), report)
+        best = report["best"]
+        self.assertEqual(report["options"], f"--reuse ape --context-newlines {best['newlines']} --ape-temperature {best['temperature']:g} --ape-scale {best['scale']:g}")
+        text = self.onset(*command, "--temperatures", "0.9", "--scales", "0.9,0.5", "--newlines", "2").stdout
+        self.assertEqual(len(text.splitlines()), 1 + 4 + 2)
+        self.assertIn("\nbest: --reuse ape --context-newlines 2 ", text)
+        # Without labels the right answers' log-probability decides.
+        (self.folder / "answers.jsonl").write_text(json.dumps({"contexts": ["Lily has a ball."], "question": "She has a", "answers": [" ball", " red ball"]}), encoding="utf-8")
+        report = self.onset_json("tune-ape", "--no-cache", "--model", STORIES, "answers.jsonl", "--newlines", "2,4", "--json")
+        self.assertNotIn("accuracy", report["best"])
+        self.assertEqual(report["best"]["logprob"], max(entry["logprob"] for entry in report["trace"]))
+
     def test_contexts_are_read_before_the_prompt(self):
         (self.folder / "a.txt").write_text("Lily has a red ball.", encoding="utf-8")
         (self.folder / "b.txt").write_text("Tom has a blue car.", encoding="utf-8")
@@ -98,6 +127,18 @@ class Run(harness.Test):
         self.assertEqual(answer("--context", "b.txt", "--context", "a.txt", "--reuse", "ape")["text"], parallel["text"])
         one = ["--context", "a.txt"]
         self.assertEqual(answer(*one, "--reuse", "ape", "--ape-temperature", 1, "--ape-scale", 1)["ids"], answer(*one)["ids"])
+        # The steps on the way to ape are ape with fewer of its options; without a shared prefix each text begins one.
+        logprobs = lambda *options: [token["logprob"] for token in answer(*both, "--top-logprobs", 1, *options)["tokens"]]
+        unscaled = ["--reuse", "ape", "--ape-temperature", 1, "--ape-scale", 1]
+        self.assertEqual(logprobs("--reuse", "pcw+p"), logprobs(*unscaled))
+        self.assertEqual(logprobs("--reuse", "pcw+p", "--ape-temperature", 0.5), logprobs(*unscaled))
+        self.assertEqual(logprobs("--reuse", "pcw+p+t", "--ape-temperature", 0.5), logprobs("--reuse", "ape", "--ape-temperature", 0.5, "--ape-scale", 1))
+        self.assertNotEqual(logprobs("--reuse", "pcw"), logprobs("--reuse", "pcw+p"))
+        alone = answer(*both, "--reuse", "pcw")
+        self.assertLess(alone["context_tokens"], parallel["context_tokens"])
+        self.assertEqual(alone["context_tokens"] + alone["prompt_tokens"], parallel["context_tokens"] + parallel["prompt_tokens"])
+        self.assertEqual(logprobs("--reuse", "ape", "--context-newlines", 2), logprobs("--reuse", "ape"))
+        self.assertNotEqual(logprobs("--reuse", "ape", "--context-newlines", 12), logprobs("--reuse", "ape"))
         # Blended with everything computed again is reading it all; less is computed where less is asked for.
         self.assertEqual(answer(*both, "--reuse", "cacheblend", "--ratio", 1)["ids"], answer(*both)["ids"])
         blend = answer(*both, "--reuse", "cacheblend", "--ratio", 0.25, "--blend-schedule", "gradual")["blend"]

@@ -89,10 +89,22 @@ class Schedule(harness.Test):
         self.assertTrue(all(way["kl"] > 1e-6 for way in report["ways"] if way["way"] != "cacheblend:1"), report)
         out = self.onset("bench", "fidelity", *USUAL, "items.jsonl", "--limit", 1).stdout
         self.assertIn("cacheblend:0.15", out)
-        for ways, sentence in (("what", "--ways what: expected full, ape, ape:TEMPERATURE:SCALE or cacheblend:RATIO[:METRIC[:SCHEDULE]]"),
+        for ways, sentence in (("what", "--ways what: expected full, pcw, pcw+p, pcw+p+t[:TEMPERATURE], ape[:TEMPERATURE:SCALE] or cacheblend:RATIO[:METRIC[:SCHEDULE]]"),
                                ("cacheblend:x", "--ways cacheblend:x: x is no number"), ("cacheblend:2", "the ratio of cacheblend is 2, expected 0 to 1")):
             self.assertEqual(self.onset("bench", "fidelity", *USUAL, "items.jsonl", "--ways", ways, status=1).stderr, f"onset: {sentence}\n")
         (self.folder / "wrong.jsonl").write_text('{"contexts": [], "question": "Why?"}\n', encoding="utf-8")
+        # Steps on the way to ape, and answers that are known.
+        known = [{**json.loads(item), "labels": [" ball", " car"], "label": label} for label in (" ball", " car")]
+        (self.folder / "known.jsonl").write_text("".join(json.dumps(each) + "\n" for each in known), encoding="utf-8")
+        ways = ["pcw", "pcw+p", "pcw+p+t:0.5", "ape:1:1", "ape:0.5:1"]
+        report = self.onset_json("bench", "fidelity", *USUAL, "known.jsonl", "--ways", ",".join(ways), "--answer", 2, "--context-newlines", 3, "--json")
+        of = {way["way"]: [answer["each"] for answer in way["answers"]] for way in report["ways"]}
+        self.assertEqual(of["pcw+p"], of["ape:1:1"])
+        self.assertEqual(of["pcw+p+t:0.5"], of["ape:0.5:1"])
+        self.assertNotEqual(of["pcw"], of["pcw+p"])
+        everything = report["reading_everything"]
+        self.assertEqual((everything["kl"], everything["top1"], everything["accuracy"]), (0, 1, 0.5))
+        self.assertIn("right labels", self.onset("bench", "fidelity", *USUAL, "known.jsonl", "--ways", "ape").stdout)
         self.assertIn("wrong.jsonl, line 1: expected an object with", self.onset("bench", "fidelity", *USUAL, "wrong.jsonl", status=1).stderr)
 
     def test_offline_batches_agree(self):

@@ -129,6 +129,10 @@ class Answers(harness.Test):
                 rows = again["onset"]["recomputed_tokens"]
                 self.assertEqual(again["onset"]["reused_tokens"], tokens)
                 self.assertEqual((rows[0], rows[1]), (tokens, int(0.15 * tokens)) if way == "cacheblend" else (0, 0))
+        # The steps on the way to ape differ from it, and from each other; line ends may stand before the contexts.
+        steps = [ask((0, 1), body={**ONCE, "logprobs": 1}, reuse=way, **more)["choices"][0]["logprobs"] for way, more in (("pcw", {}), ("pcw+p", {}), ("pcw+p+t", {}), ("ape", {}), ("ape", {"newlines": 9}))]
+        self.assertEqual(len({json.dumps(step) for step in steps}), 5)
+        self.assertEqual(ask((0, 1), body={**ONCE, "logprobs": 1}, reuse="ape", scale=1)["choices"][0]["logprobs"], steps[2])
         chat = ask((0, 1), "/v1/chat/completions", HELLO, reuse="cacheblend")
         self.assertEqual(chat["onset"]["reuse"], "cacheblend")
         streamed = {**HELLO, "stream_options": {"include_usage": True}, "onset": {"contexts": contexts, "reuse": "cacheblend"}}
