@@ -159,6 +159,20 @@ TEST(Contexts, ASecondRequestComputesOnlyItsPrompt) {
   expect_no_pages(*engine);
 }
 
+// Check 10: contexts take the memory of their tokens' keys and values, but for the rest of each one's last page.
+TEST(Contexts, TakeTheMemoryOfTheirTokens) {
+  const auto engine = make_engine(reference_options());
+  const std::vector<int32_t> prefix = random_tokens(64, 1), query = random_tokens(20, 3);
+  std::vector<std::vector<int32_t>> texts;
+  for (int i = 0; i < 8; ++i) texts.push_back(random_tokens(251 + i % 5, 10 + i));
+  const Answer answer = ask(*engine, {.tokens = query, .most_new_tokens = 1, .contexts = {{prefix, texts, {}}}});
+  const ModelConfig& config = engine->model().config();
+  const double token_bytes = 2.0 * config.layers * config.kv_heads * config.head_size * sizeof(float);
+  const EngineStatistics statistics = engine->statistics();
+  const double kept = static_cast<double>(statistics.cached_pages) * static_cast<double>(statistics.page_bytes);
+  EXPECT_NEAR(kept / (answer.last.context_tokens * token_bytes), 1, 0.05);
+}
+
 // Among others, in small chunks: the same answers; cancelled midway: no page is lost.
 TEST(Contexts, InABusyEngine) {
   const auto alone = make_engine(reference_options());

@@ -45,7 +45,8 @@ class Search {
         configuration.logprobs.push_back(score->logprob);
         configuration.logprob += score->logprob / count;
         configuration.accuracy += score->right ? 1 / count : 0;
-        if (options_.progress) options_.progress(++done_, std::max(done_, expected_));
+        ++done_;
+        if (options_.progress) options_.progress(done_, std::max(done_, expected_));
       }
     }
     return *std::max_element(places.begin(), places.end(), [&](size_t a, size_t b) { return worse(a, b); });
