@@ -37,7 +37,7 @@ def trec_items(train, test):
     contexts = [form(text, " " + TYPES[kind]) for text, kind in examples]
     tested = list(trec("test"))
     random.Random(2).shuffle(tested)
-    # The first 60 served to choose the wording among twelve: one in which reading everything finds more than the most frequent type.
+    # The first 60 served to choose the wording among nine: one in which reading everything finds more than the most frequent type.
     tested = tested[60:]
     labels = [" " + name for name in TYPES.values()]
     return [[{"contexts": contexts, "question": form(text), "labels": labels, "label": " " + TYPES[kind]} for text, kind in part]
