@@ -14,6 +14,7 @@ COVERED = {
     "chat_template": ["onset/text/jinja_lexer.cc", "onset/text/jinja_parser.cc", "onset/text/jinja_expression_parser.cc"],
     "convert": ["onset/formats/convert.cc", "onset/formats/huggingface.cc", "onset/formats/huggingface_config.cc",
                 "onset/formats/huggingface_tokenizer.cc"],
+    "chunk_header": ["onset/kv/chunk_header.cc"],
 }
 
 

@@ -42,7 +42,8 @@ void declare(CLI::App& command, BenchOptions& options) {
                "  onset bench kernels --model model.gguf\n"
                "  onset bench steps\n"
                "  onset bench schedule --policies sarathi-serve,vllm\n"
-               "  onset bench offline --lengths 700,30,120,80");
+               "  onset bench offline --lengths 700,30,120,80\n"
+               "  onset bench break-even");
 }
 
 int64_t tensor_bytes(const Engine& engine) {
@@ -122,6 +123,7 @@ void add_bench(CLI::App& app, Action& action) {
   add_bench_offline(*bench, action);
   add_bench_reuse(*bench, action);
   add_bench_fidelity(*bench, action);
+  add_bench_break_even(*bench, action);
 }
 
 }  // namespace onset::cli

@@ -15,6 +15,7 @@ void add_bench_schedule(CLI::App& bench, Action& action);
 void add_bench_offline(CLI::App& bench, Action& action);
 void add_bench_reuse(CLI::App& bench, Action& action);
 void add_bench_fidelity(CLI::App& bench, Action& action);
+void add_bench_break_even(CLI::App& bench, Action& action);
 void add_serve(CLI::App& app, Action& action);
 void add_batch(CLI::App& app, Action& action);
 void add_profile(CLI::App& app, Action& action);

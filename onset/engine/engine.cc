@@ -346,6 +346,10 @@ Status Engine::use_schedule(std::unique_ptr<SchedulePolicy> policy) {
   return {};
 }
 
+void Engine::wait_until_kept() {
+  if (state_->transfer) state_->transfer->wait_until_kept();
+}
+
 void Engine::use_cost(std::shared_ptr<const StepCost> cost) {
   state_->options.cost = std::move(cost);
 }

@@ -214,6 +214,8 @@ class Engine {
   Status audit() const;
   // Another policy from now on. Errors: invalid_argument while there is work.
   Status use_schedule(std::unique_ptr<SchedulePolicy> policy);
+  // Waits until the chunk stores have what was read so far, or could not keep it (ChunkStore::statistics()).
+  void wait_until_kept();
   // What steps are predicted to take from now on; null: nothing.
   void use_cost(std::shared_ptr<const StepCost> cost);
   // The executor's time hook, for profiles.

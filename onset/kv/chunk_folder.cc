@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -419,6 +420,26 @@ Status ChunkFolder::verify(const std::string& key) {
   for (size_t page = 0; page < header->layer_pages(); ++page) pages.push_back(bytes.data() + page * header->identity.page_bytes());
   for (int32_t layer = 0; layer < header->identity.layers; ++layer) ONSET_TRY(chunk->read_layer(layer, pages));
   return {};
+}
+
+Result<bool> ChunkFolder::drop_from_memory(const std::string& key) const {
+  const fs::path path = state_->file_of(key);
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return error(Code::not_found, "{}: no such chunk", path.string());
+  struct stat status;
+  if (::fstat(file.get(), &status) != 0) return system_error(path, "the file cannot be looked at", errno);
+  // What is written is synchronised already: all its pages can go.
+  if (const int failed = ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED); failed != 0) {
+    return system_error(path, "the system keeps the file in memory", failed);
+  }
+  const auto size = static_cast<size_t>(status.st_size);
+  void* mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
+  if (mapped == MAP_FAILED) return system_error(path, "the file cannot be looked at", errno);
+  std::vector<unsigned char> there((size + 4095) / 4096);
+  const int failed = ::mincore(mapped, size, there.data());
+  ::munmap(mapped, size);
+  if (failed != 0) return system_error(path, "the file cannot be looked at", errno);
+  return std::none_of(there.begin(), there.end(), [](unsigned char page) { return (page & 1) != 0; });
 }
 
 Result<int64_t> ChunkFolder::prune(int64_t bytes) {

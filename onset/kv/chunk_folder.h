@@ -38,6 +38,9 @@ class ChunkFolder : public ChunkStore {
   Result<std::vector<ChunkFileInfo>> list() const;
   // Reads a chunk as find() and read_layer() do. Errors: not_found; failed for one that is damaged, which is gone then.
   Status verify(const std::string& key);
+  // Asks the system to let go of a chunk's file in memory, so that whoever reads it next reads the device (for measurements). Returns
+  // whether it has: a folder that lies in memory stays there. Errors: not_found; failed, naming the file.
+  Result<bool> drop_from_memory(const std::string& key) const;
   // Forgets chunks, the least recently used first, until no more than `bytes` are left. Returns how many went.
   Result<int64_t> prune(int64_t bytes);
 

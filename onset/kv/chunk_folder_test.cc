@@ -348,6 +348,29 @@ TEST(ChunkFolder, LosesNothingThatItHasAcknowledgedWhenItIsKilled) {
   EXPECT_GT(acknowledged_in_all, 0);
 }
 
+TEST(ChunkFolder, DropsFilesFromMemoryWhereTheSystemCan) {
+  const TemporaryFolder folder;
+  const NumberedChunk chunk(1, 3000);
+  const auto store = open_folder(folder);
+  EXPECT_EQ(store->drop_from_memory(chunk.key).status().code(), Code::not_found);
+  ASSERT_TRUE(store->put(chunk.chunk).ok());
+  ASSERT_EQ(*read_all(*store, chunk), chunk.bytes);
+  ASSERT_TRUE(store->drop_from_memory(chunk.key).ok());
+  EXPECT_EQ(*read_all(*store, chunk), chunk.bytes);
+  // A folder in memory has nowhere else to keep it.
+  if (!fs::is_directory("/dev/shm")) return;
+  std::string name = "/dev/shm/onset-chunks-XXXXXX";
+  const fs::path shared = mkdtemp(name.data());
+  {
+    const auto in_memory = *ChunkFolder::open(shared, int64_t{1} << 30);
+    ASSERT_TRUE(in_memory->put(chunk.chunk).ok());
+    const auto dropped = in_memory->drop_from_memory(chunk.key);
+    ASSERT_TRUE(dropped.ok()) << dropped.status().message();
+    EXPECT_FALSE(*dropped);
+  }
+  fs::remove_all(shared);
+}
+
 TEST(ChunkFolder, ProcessesShareOne) {
   const TemporaryFolder folder;
   int64_t one = 0;

@@ -243,6 +243,15 @@ Status ChunkRedis::put(const ChunkToStore& chunk) {
   return {};
 }
 
+// The header first: without it nobody looks for the layers.
+Status ChunkRedis::erase(const std::string& key, int32_t layers) {
+  const std::lock_guard lock(state_->mutex);
+  Reply reply;
+  ONSET_TRY(state_->ask_words({"DEL", header_name(key)}, reply));
+  for (int32_t layer = 0; layer < layers; ++layer) ONSET_TRY(state_->ask_words({"DEL", layer_name(key, layer)}, reply));
+  return {};
+}
+
 ChunkStoreStatistics ChunkRedis::statistics() const {
   const std::lock_guard lock(state_->mutex);
   return state_->counts;

@@ -51,10 +51,14 @@ class RedisServer {
     redisFree(context);
     return connected;
   }
-  void command(const char* words) const {
+  // The number that the answer is, 0 where it is none.
+  int64_t command(const char* words) const {
     redisContext* context = redisConnect("127.0.0.1", port_);
-    freeReplyObject(redisCommand(context, words));
+    auto* reply = static_cast<redisReply*>(redisCommand(context, words));
+    const int64_t number = reply != nullptr && reply->type == REDIS_REPLY_INTEGER ? reply->integer : 0;
+    freeReplyObject(reply);
     redisFree(context);
+    return number;
   }
 
  private:
@@ -147,6 +151,19 @@ TEST(ChunkRedis, AServerThatStopsIsAMissAndReturns) {
   EXPECT_TRUE(read_all(*store, chunk)->empty()) << "it has begun anew";
   ASSERT_TRUE(store->put(chunk.chunk).ok());
   EXPECT_EQ(*read_all(*store, chunk), chunk.bytes);
+}
+
+TEST(ChunkRedis, WhatIsErasedLeavesNothing) {
+  const int port = free_port();
+  const RedisServer server(port);
+  const NumberedChunk chunk(1), other(2);
+  const auto store = *ChunkRedis::open(url_of(port));
+  ASSERT_TRUE(store->put(chunk.chunk).ok());
+  ASSERT_TRUE(store->put(other.chunk).ok());
+  ASSERT_TRUE(store->erase(chunk.key, chunk.chunk.identity.layers).ok());
+  EXPECT_TRUE(read_all(*store, chunk)->empty());
+  EXPECT_EQ(*read_all(*store, other), other.bytes);
+  EXPECT_EQ(server.command("DBSIZE"), 1 + other.chunk.identity.layers);
 }
 
 TEST(ChunkRedis, AMemoryLimitIsAnErrorAndNeverHalfAChunk) {

@@ -11,7 +11,7 @@ namespace onset {
 namespace {
 
 constexpr double width = 420, height = 280, left = 58, right = 16, top = 46, bottom = 48;
-constexpr std::array<const char*, 4> colours{"#1f77b4", "#d62728", "#2ca02c", "#9467bd"};
+constexpr std::array<const char*, 5> colours{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#e07b00"};
 
 std::string escaped(const std::string& text) {
   std::string out;

@@ -194,7 +194,8 @@ std::string Usage::onset_field(const AnswerForm& form) const {
     const char* comma = "";
     out += ",\"tiers\":{";
     for (const auto& [tier, tokens] : contexts->tokens) out += fmt::format("{}\"{}\":{}", std::exchange(comma, ","), tier, tokens);
-    out += fmt::format("}},\"loaded_bytes\":{},\"wait_seconds\":{:.6f}", contexts->loaded_bytes, contexts->wait_seconds);
+    out += fmt::format("}},\"loaded_bytes\":{},\"load_seconds\":{:.6f},\"wait_seconds\":{:.6f}", contexts->loaded_bytes,
+                       contexts->load_seconds, contexts->wait_seconds);
   }
   if (blend) {
     out += fmt::format(",\"ratio\":{:.4g},\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->ratio,

@@ -62,8 +62,8 @@ struct Usage {
   // {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ..., "prompt_tokens_details": {"cached_tokens": ...}}
   std::string json(const AnswerForm& form) const;
   // What became of the contexts: nothing without any, or ,"onset":{"reuse": ..., "context_tokens": ..., "cached_tokens": ...,
-  // "tiers": {"memory": ...}, "loaded_bytes": ..., "wait_seconds": ...}, and of blended ones "reused_tokens", "fresh_tokens",
-  // "recomputed_tokens" (for each layer). Of a select policy: "select": {"policy": ..., "prompt_rows": [for each layer],
+  // "tiers": {"memory": ...}, "loaded_bytes": ..., "load_seconds": ..., "wait_seconds": ...}, and of blended ones "reused_tokens",
+  // "fresh_tokens", "recomputed_tokens" (for each layer). Of a select policy: "select": {"policy": ..., "prompt_rows": [for each layer],
   // "rows_by_now": [...], "revived": ..., "stored_bytes": ...}.
   std::string onset_field(const AnswerForm& form) const;
 

@@ -3,6 +3,7 @@
 import json
 
 import harness
+import serve_client
 
 STORIES = harness.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
 
@@ -50,6 +51,40 @@ class Bench(harness.Test):
             self.assertGreater(entry["seconds"], 0, entry)
         linear = [entry for entry in report if entry["name"] == "linear"]
         self.assertTrue(all(0 < entry["share_of_arithmetic"] < 2 for entry in linear), linear)
+
+    def test_break_even(self):
+        with serve_client.redis() as address:
+            command = ["bench", "break-even", "--no-cache", "--model", STORIES, "--tokens", "40,100,300", "--repeat", 2, "--folder", ".", "--redis", address]
+            report = self.onset_json(*command, "--json", "--svg", "picture.svg")
+            table = self.onset(*command).stdout
+            # Nothing is left behind.
+            self.assertEqual(serve_client.redis_command(address, "DBSIZE"), b":0\r\n")
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["picture.svg"])
+        self.assertIn("</svg>", (self.folder / "picture.svg").read_text(encoding="utf-8"))
+        names = ["memory", "disk", "disk, cold", "redis"]
+        names = [name for name in names if name not in report["cannot_be_measured"]]
+        self.assertEqual(list(report["tiers"]), names)
+        self.assertEqual([entry["tokens"] for entry in report["lengths"]], [40, 100, 300])
+        for entry in report["lengths"]:
+            self.assertAlmostEqual(entry["needed_bytes_per_second"] * entry["compute_seconds"], entry["tiers"]["disk"]["bytes"], delta=1)
+            for tier in names:
+                found = entry["tiers"][tier]
+                self.assertEqual((len(found["first_token_seconds"]), len(found["load_seconds"])), (2, 2))
+                self.assertAlmostEqual(found["times_as_fast"] * found["seconds"], entry["compute_seconds"], delta=1e-9 + entry["compute_seconds"] / 1e6)
+        model = report["cost_model"]
+        self.assertGreater(model["efficiency"], 0)
+        self.assertEqual([each["model"] for each in model["models"]], ["Llama-2-7B", "Mistral-7B", "Llama-2-70B"])
+        llama, mistral, large = model["models"]
+        # Four times the heads; 80 layers instead of 32.
+        self.assertAlmostEqual(llama["bytes_of_token"] / mistral["bytes_of_token"], 4)
+        self.assertAlmostEqual(large["bytes_of_token"] / mistral["bytes_of_token"], 80 / 32)
+        for each in model["models"]:
+            self.assertEqual(list(each["from_tokens"]), names)
+            for entry in each["lengths"]:
+                self.assertAlmostEqual(entry["needed_bytes_per_second"] * entry["compute_seconds"] / each["bytes_of_token"], entry["tokens"])
+        self.assertGreater(large["lengths"][0]["compute_seconds"], 8 * mistral["lengths"][0]["compute_seconds"])
+        for line in ("By the cost model", "loading wins from so many tokens on", "Llama-2-70B  "):
+            self.assertIn(line, table)
 
     def test_profile(self):
         report = self.onset_json("profile", "--no-cache", "--model", STORIES, "--prompt", 40, "--trace", "trace.json", "--json")

@@ -218,6 +218,10 @@ def bad_requests(rows):
     rows.row("a perplexity window beyond the context", "perplexity", *stories, "--window", 1000, "--file", "-", stdin="Once upon a time. " * 500)
     rows.row("a text shorter than a window", "perplexity", *stories, "--window", 100, "--file", "-", stdin="Once upon a time.")
     rows.row("a benchmark beyond the context", "bench", *stories, "--prompt", 1000)
+    rows.row("a break-even of one length", "bench", "break-even", *stories, "--tokens", 100)
+    rows.row("a break-even beyond the context", "bench", "break-even", *stories, "--tokens", "100,510")
+    rows.row("a break-even of a disk that is not there", "bench", "break-even", *stories, "--tokens", "40,100", "--folder", "nowhere")
+    rows.row("a break-even of a Redis server at a port that is none", "bench", "break-even", *stories, "--tokens", "40,100", "--redis", "redis://localhost:65536")
     rows.row("an output that is full", command=["bash", "-c", f"'{harness.ONSET}' tokenize --model '{STORIES}' Hello > /dev/full"])
 
 

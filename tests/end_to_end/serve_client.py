@@ -1,13 +1,16 @@
 """What tests of `onset serve` share: starting it, asking it, reading streams."""
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import threading
+import time
 
 import gguf_edit
 import harness
@@ -32,6 +35,34 @@ def certificate(folder, names):
     """cert.pem, signed by itself for `names`, and key.pem."""
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-days", "2",
                     "-subj", "/CN=onset", "-addext", names], cwd=folder, check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def redis():
+    """The address of a Redis server without files."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    # redis-tools brings the server without the service, under another name.
+    options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "/dev/null"]
+    with subprocess.Popen(["redis-server", *map(str, options)], executable=shutil.which("redis-check-rdb")) as process:
+        try:
+            for _ in range(500):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.02)
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def redis_command(address, command):
+    """What the Redis server answers, as it is on the wire."""
+    host, port = address.removeprefix("redis://").split(":")
+    with socket.create_connection((host, int(port)), 30) as sock:
+        sock.sendall(command.encode() + b"\r\n")
+        return sock.recv(4096)
 
 
 class Server:

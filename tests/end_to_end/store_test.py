@@ -1,35 +1,11 @@
 """onset store and --store: contexts are found again by later runs, by other servers, and never wrongly."""
 
-import contextlib
-import socket
-import shutil
-import subprocess
 import time
 
 import harness
 import serve_client
 
 STORIES = harness.ROOT / "tests" / "fixtures" / "models" / "stories260K.gguf"
-
-
-@contextlib.contextmanager
-def redis():
-    """The address of a Redis server without files."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    # redis-tools brings the server without the service, under another name.
-    options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "/dev/null"]
-    with subprocess.Popen(["redis-server", *map(str, options)], executable=shutil.which("redis-check-rdb")) as process:
-        try:
-            for _ in range(500):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.02)
-            yield f"redis://127.0.0.1:{port}"
-        finally:
-            process.kill()
 
 
 class Store(harness.Test):
@@ -91,7 +67,7 @@ class Store(harness.Test):
     def test_servers_share_redis(self):
         contexts = [{"text": "Lily has a red ball. " * 5}, {"text": "Tom has a blue car. " * 8}]
         body = {"model": "a", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0, "onset": {"contexts": contexts, "reuse": "cacheblend"}}
-        with redis() as address:
+        with serve_client.redis() as address:
             first = serve_client.Server(self, "--store", address, model=STORIES).post("/v1/completions", **body)
             self.assertEqual(list(first["onset"]["tiers"]), ["read"])
             second = serve_client.Server(self, "--store", address, model=STORIES)
