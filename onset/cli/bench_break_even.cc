@@ -355,20 +355,29 @@ std::string picture(const Engine& engine, const Findings& found) {
                  .dots = true};
   Chart rates{.title = "As quick as computing",
               .x = {.name = "tokens", .logarithmic = true},
-              .y = {.name = "MB/s of a device", .logarithmic = true}};
+              .y = {.name = "MB/s of a device", .logarithmic = true},
+              .names_right = true};
   rates.lines.push_back({.name = name});
   for (const TierResult& tier : found.tiers) {
     measured.lines.push_back({.name = tier.name});
-    if (&tier == found.tiers.data() || tier.loading.bytes_per_second() == 0) continue;
-    rates.marks.push_back({.name = tier.name, .value = tier.loading.bytes_per_second() / 1e6, .axis = ChartMark::Axis::y});
+    const double rate = tier.loading.bytes_per_second() / 1e6;
+    if (&tier == found.tiers.data() || rate == 0) continue;
+    // Names of equals would stand on each other.
+    if (!rates.marks.empty() && std::max(rate, rates.marks.back().value) < 1.6 * std::min(rate, rates.marks.back().value)) {
+      rates.marks.back().name += "; " + tier.name;
+    } else {
+      rates.marks.push_back({.name = tier.name, .value = rate, .axis = ChartMark::Axis::y});
+    }
   }
   for (const ModelResult& model : found.models) rates.lines.push_back({.name = model.shape.name});
   for (const ChunkTimes& chunk : found.times) {
     const double tokens = chunk.tokens, compute = delay_seconds(chunk, chunk.compute_seconds);
-    measured.lines[0].points.push_back({tokens, 1e3 * compute});
-    for (size_t i = 0; i < found.tiers.size(); ++i) {
-      measured.lines[i + 1].points.push_back({tokens, 1e3 * delay_seconds(chunk, chunk.tiers[found.tiers[i].index].first_token_seconds)});
-    }
+    const auto show = [&](size_t line, double seconds) {
+      if (seconds > lost_seconds) measured.lines[line].points.push_back({tokens, 1e3 * seconds});
+    };
+    show(0, compute);
+    for (size_t i = 0; i < found.tiers.size(); ++i)
+      show(i + 1, delay_seconds(chunk, chunk.tiers[found.tiers[i].index].first_token_seconds));
     rates.lines[0].points.push_back({tokens, static_cast<double>(chunk.tiers.front().bytes) / compute / 1e6});
     for (size_t i = 0; i < found.models.size(); ++i) {
       const ModelResult& model = found.models[i];
