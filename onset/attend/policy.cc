@@ -2,9 +2,15 @@
 
 #include <algorithm>
 
+#include "onset/attend/block_sparse.h"
+
 namespace onset {
 
 const AttentionPlan& DenseAttend::plan(const AttendContext& context) {
+  if (context.blocks.any()) {
+    rows_ = -1;
+    return plan_ = block_plan(context.blocks, context);
+  }
   const auto rows = static_cast<int32_t>(context.positions.size());
   const int32_t length = context.cache->length(context.layer, context.group);
   if (rows != rows_ || length != length_ || context.window != window_ || context.query_heads != query_heads_ || context.scale != scale_) {

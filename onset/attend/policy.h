@@ -7,6 +7,7 @@
 #include "onset/base/cpu_features.h"
 #include "onset/kv/sequence_cache.h"
 #include "onset/tensor/attention_plan.h"
+#include "onset/tensor/block_pattern.h"
 
 namespace onset {
 
@@ -17,6 +18,7 @@ struct AttendContext {
   int query_heads = 0;                 // query heads of this group
   float scale = 1.0f;                  // the model's own softmax scale
   int32_t window = 0;                  // the model's own window at this layer, 0 = none
+  BlockPattern blocks = {};            // what the layer was given at load, if anything
   std::span<const int32_t> positions;  // of the query rows, ascending
   const SequenceCache* cache = nullptr;
   // The query vectors (rotary embedding applied): row r, head h at queries + r * query_stride + h * head_size.
@@ -33,7 +35,7 @@ class AttendPolicy {
   virtual const AttentionPlan& plan(const AttendContext& context) = 0;
 };
 
-// Every row sees every earlier position, within the model's own window.
+// Every row sees every earlier position, within the model's own window or pattern of blocks.
 class DenseAttend : public AttendPolicy {
  public:
   const AttentionPlan& plan(const AttendContext& context) override;

@@ -43,6 +43,21 @@ Result<std::shared_ptr<const SelectSpec>> select_of(const std::string& select) {
   return found;
 }
 
+void add_long_flags(CLI::App& command, EngineFlags& flags) {
+  const std::string group = "Long texts";
+  command
+      .add_option("--attend", flags.attend,
+                  "whom queries see: dense, window:SIZE[:SINK], or longgen:FULL[:sink=TOKENS][:window=TOKENS][:stride=TOKENS]... "
+                  "(docs/methods.md)")
+      ->group(group);
+  command.add_option("--layers", flags.layers, "longgen:FULL...: as --attend, and the other layers keep only the keys that they see")
+      ->group(group);
+  command
+      .add_option("--rope-scaling", flags.rope_scaling,
+                  "texts FACTOR times as long as the model's context: linear:FACTOR, ntk:FACTOR, yarn:FACTOR or llama3:FACTOR")
+      ->group(group);
+}
+
 void add_engine_flags(CLI::App& command, EngineFlags& flags) {
   add_model_flag(command, flags);
   add_threads_flag(command, flags);
@@ -68,6 +83,7 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
                   "tokens of key/value cache to reserve (default: as many as are needed, up to the model's context)")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command.add_flag("--no-cache", flags.no_cache, "do not keep packed weights for the next start");
+  add_long_flags(command, flags);
 }
 
 CLI::Option* add_newlines_flag(CLI::App& command, std::optional<int32_t>& newlines) {
@@ -114,6 +130,9 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t po
   EngineOptions options{.model = path,
                         .precision = precision_of(flags.precision),
                         .threads = flags.threads,
+                        .rope_scaling = flags.rope_scaling,
+                        .layers = flags.layers,
+                        .attend = flags.attend,
                         .kv_type = kv_type_of(flags.kv),
                         .pool_tokens = flags.pool_tokens > 0 ? flags.pool_tokens : pool_tokens,
                         .policy = flags.schedule,

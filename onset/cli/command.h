@@ -37,6 +37,7 @@ void set_examples(CLI::App& command, const std::string& examples);
 struct EngineFlags {
   std::string model;
   std::string precision = "fast";
+  std::string rope_scaling, layers, attend;
   int32_t threads = 0;
   std::string kv;
   std::string schedule = default_schedule_policy;
@@ -47,7 +48,8 @@ struct EngineFlags {
 };
 void add_model_flag(CLI::App& command, EngineFlags& flags);
 void add_threads_flag(CLI::App& command, EngineFlags& flags);
-void add_engine_flags(CLI::App& command, EngineFlags& flags);  // these two and all others
+void add_long_flags(CLI::App& command, EngineFlags& flags);    // for long texts: --attend, --layers, --rope-scaling
+void add_engine_flags(CLI::App& command, EngineFlags& flags);  // all others too
 
 // Which tokens go on through each layer, by the name of a select policy. Errors: those of named_select, naming the option.
 void add_select_flag(CLI::App& command, std::string& select);

@@ -100,6 +100,7 @@ void declare(CLI::App& command, RunOptions& options) {
                "  onset run --context manual.txt --context notes.txt --reuse cacheblend --ratio 0.2 \"How is it switched on?\"\n"
                "  onset run --store ~/.cache/onset/chunks --context manual.txt --reuse cacheblend \"How is it switched on?\"\n"
                "  onset run --select lazyllm:9,18,27:0.7 --file report.txt\n"
+               "  onset run --attend window:1024:4 --file report.txt\n"
                "  onset run --raw --max-tokens 100 --model model.gguf --file story.txt");
 }
 
@@ -210,6 +211,12 @@ Json to_json(const Engine& engine, const Answer& answer, double load_seconds, bo
                       {"revived", last.select->rejoined},
                       {"stored_bytes", last.select->stored_bytes}};
   }
+  if (last.attend) {
+    json["attend"] = {{"name", last.attend->name},
+                      {"pairs", last.attend->counts.visited},
+                      {"dense_pairs", last.attend->counts.dense},
+                      {"skipped", skipped_share(last.attend->counts)}};
+  }
   if (logprobs) {
     for (const SampledToken& token : answer.tokens) json["tokens"].push_back(token_json(engine, token));
   }
@@ -220,9 +227,10 @@ std::string statistics_line(const Answer& answer, double load_seconds) {
   const Event& last = answer.last;
   const Figures figures = figures_of(answer);
   return fmt::format(
-      "[{} prompt tokens at {:.0f} tokens/s, first token after {:.0f} ms ({:.0f} ms to load), {} new tokens{}, {} of memory{}]\n",
+      "[{} prompt tokens at {:.0f} tokens/s, first token after {:.0f} ms ({:.0f} ms to load), {} new tokens{}, {} of memory{}{}]\n",
       last.context_tokens + last.prompt_tokens, figures.prefill, last.first_token_seconds * 1e3, load_seconds * 1e3, last.new_tokens,
       last.new_tokens > 1 ? fmt::format(" at {:.0f} tokens/s", figures.decode) : "", bytes_text(static_cast<double>(peak_memory_bytes())),
+      last.attend ? fmt::format("; {} skipped {:.1f} % of attention", last.attend->name, 100 * skipped_share(last.attend->counts)) : "",
       last.finish == Finish::length      ? "; stopped at the most tokens allowed"
       : last.finish == Finish::cancelled ? "; interrupted"
                                          : "");

@@ -62,6 +62,7 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
       ->group(group);
   command.add_flag("--no-cache", flags.engine.no_cache, "do not keep packed weights for the next start")->group(group);
   add_select_flag(command, flags.select);
+  add_long_flags(command, flags.engine);
   add_store_flags(command, flags.stores);
 }
 
@@ -91,6 +92,9 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
       .model = model.path,
       .precision = precision_of(flags.engine.precision),
       .threads = flags.engine.threads,
+      .rope_scaling = flags.engine.rope_scaling,
+      .layers = flags.engine.layers,
+      .attend = flags.engine.attend,
       .kv_type = kv_type_of(flags.engine.kv),
       .pool_tokens = flags.pool_tokens,
       .policy = flags.engine.schedule,

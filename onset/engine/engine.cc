@@ -107,6 +107,8 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   ModelOptions model_options;
   model_options.precision = chosen.precision;
   model_options.isa = isa;
+  model_options.rope_scaling = chosen.rope_scaling;
+  model_options.layers = chosen.layers;
   model_options.progress = chosen.progress;
   if (chosen.packed_cache) model_options.packed_cache = cache_folder() / "packed";
   ONSET_ASSIGN(state->model, Model::load(file, model_options, state->workers));
@@ -117,6 +119,10 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   state->kv_type = chosen.kv_type.value_or(usual_kv_type(chosen.precision));
   state->layout = state->model->cache_layout(state->kv_type);
   state->context = config.context;
+  if (!chosen.attend.empty()) {
+    ONSET_ASSIGN(state->attend, parse_attend(chosen.attend));
+    ONSET_TRY(state->attend->check(state->attend_facts()));
+  }
   ONSET_TRY(state->keep_target());
   ONSET_TRY(state->make_pool());
   if (!chosen.chunk_stores.empty()) {
@@ -195,6 +201,34 @@ Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request
   return tokenizer->encode(request.text, {.add_special = begins});
 }
 
+AttendFacts Engine::State::attend_facts() const {
+  const bool windows = std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; });
+  return {.layers = layout.layers, .windows = windows, .patterns = !layout.patterns.empty()};
+}
+
+// Makes the policy that a request names, or the engine's own. Its keys are not those of the dense model, and are shared only among requests
+// of the same spec.
+Status Engine::State::use_attend_spec(Request& request, const CountedAttend*& counted) const {
+  if (request.attend_spec == nullptr && request.attend == nullptr) request.attend_spec = attend;
+  const AttendSpec* spec = request.attend_spec.get();
+  if (spec == nullptr) return {};
+  if (request.attend != nullptr) return error(Code::invalid_argument, "attend {}: the request has a policy already", spec->text());
+  if (request.contexts) {
+    return error(Code::unsupported, "attend {}: contexts that are read apart go with no attend policy by name", spec->text());
+  }
+  if (request.session != 0) return error(Code::unsupported, "attend {}: conversations go with no attend policy by name", spec->text());
+  if (request.select != nullptr && !spec->allows_dropped_rows()) {
+    return error(Code::unsupported, "attend {}: does not go with a select policy that drops rows", spec->text());
+  }
+  ONSET_TRY(spec->check(attend_facts()));
+  auto policy = std::make_unique<CountedAttend>(spec->make(attend_facts()));
+  counted = policy.get();
+  request.attend = std::move(policy);
+  if (!spec->stateless()) request.prefix_cache = false;
+  request.space += fmt::format("\nattend {}", spec->text());
+  return {};
+}
+
 Status Engine::State::check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const {
   const ModelConfig& config = model->config();
   if (tokens.empty()) return error(Code::invalid_argument, "the prompt is empty: expected one token or more");
@@ -221,6 +255,10 @@ Status Engine::State::check_prompt(const Request& request, std::span<const int32
 // What goes with a policy that leaves rows out for good, or decides whom they see.
 Status Engine::State::check_select(const Request& request) const {
   if (!request.select) return {};
+  if (!layout.patterns.empty()) {
+    return error(Code::unsupported, "select policies need layers that see everything, {} was loaded with a pattern of blocks",
+                 model->file().path().string());
+  }
   if (request.attend && request.select->attend() != nullptr) {
     return error(Code::invalid_argument, "this select policy decides itself whom rows see: expected no attend policy beside it");
   }
@@ -277,6 +315,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
                  state.pool->pages());
   }
 
+  const CountedAttend* counted = nullptr;
+  ONSET_TRY(state.use_attend_spec(request, counted));
   if (!(request.deadline_seconds >= 0)) {
     return error(Code::invalid_argument, "deadline_seconds is {}, expected 0 (none) or more", request.deadline_seconds);
   }
@@ -292,10 +332,12 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->most_new_tokens = most_new;
   running->pages = pages;
   const Request& asked = running->request;
-  running->fixed = asked.session != 0 || asked.attend || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
+  running->counted = counted;
+  const bool attends = asked.attend && (asked.attend_spec == nullptr || !asked.attend_spec->stateless());
+  running->fixed = asked.session != 0 || attends || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
   running->whole = asked.select && asked.select->whole_prompt();
   if (asked.contexts) state.begin_contexts(*running);
-  if (asked.attend || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
+  if (attends || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
   running->looks_up = state.prefixes && conversation->plain_tokens > 0 && whole && !asked.on_logits && !asked.on_hidden;
   conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());

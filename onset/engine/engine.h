@@ -21,6 +21,7 @@
 #include <variant>
 #include <vector>
 
+#include "onset/attend/named.h"
 #include "onset/attend/parallel_contexts.h"
 #include "onset/attend/policy.h"
 #include "onset/base/status.h"
@@ -40,6 +41,9 @@ struct EngineOptions {
   std::filesystem::path model;  // GGUF file or Hugging Face folder
   Precision precision = Precision::fast;
   int32_t threads = 0;                           // 0: one for each core this process may use
+  std::string rope_scaling = {};  // for texts beyond the model's context, and layers that forget: what model/load_options.h says
+  std::string layers = {};
+  std::string attend = {};                       // whom queries of requests see that do not say so themselves (attend/named.h); empty: dense
   std::optional<KvType> kv_type = {};            // default: int8 in fast, bf16 in bf16, f32 in reference precision
   int64_t pool_tokens = 0;                       // tokens of key/value cache; 0: one full context of the model
   std::string policy = default_schedule_policy;  // who runs when: schedule/policy.h has the names
@@ -81,6 +85,12 @@ struct ContextsReport {
   double wait_seconds = 0;   // that computing waited for it
 };
 
+// What an attend policy that was asked for by name has left out so far.
+struct AttendReport {
+  std::string name;     // as it was asked for
+  AttendCounts counts;  // rows found in the prefix cache are in neither
+};
+
 // What a request is told: one event for each generated token. The last event of a request has finish != none: it is the last
 // token's, or one without a token if the request was cancelled, failed, or asked for none.
 struct Event {
@@ -98,6 +108,7 @@ struct Event {
   std::shared_ptr<const ContextsReport> contexts;  // where there were any
   std::shared_ptr<const CacheBlendReport> blend;   // where they were blended
   std::shared_ptr<const SelectReport> select;      // of a select policy that tells
+  std::shared_ptr<const AttendReport> attend;      // of the last event, where a policy was asked for by name
 };
 
 // Texts that a prompt refers to, each read by itself: their keys and values do not depend on the prompt or on each other, and are found
@@ -119,11 +130,13 @@ struct Request {
   std::vector<std::vector<float>> vectors = {};  // ... or input vectors [hidden]; one of the three
   std::optional<int32_t> most_new_tokens = {};   // none: up to the context's end; 0: only reads the prompt
   SamplingOptions sampling = {};
-  std::vector<std::string> stop = {};                  // the answer ends before any of these
-  bool ignore_end = false;                             // go on after end-of-answer tokens
-  int32_t priority = 0;                                // higher ones go first; equals in order of arrival
-  double deadline_seconds = 0;                         // from submit(): an answer that is not complete by then ends as expired; 0: none
-  std::unique_ptr<AttendPolicy> attend = {};           // null: dense
+  std::vector<std::string> stop = {};         // the answer ends before any of these
+  bool ignore_end = false;                    // go on after end-of-answer tokens
+  int32_t priority = 0;                       // higher ones go first; equals in order of arrival
+  double deadline_seconds = 0;                // from submit(): an answer that is not complete by then ends as expired; 0: none
+  std::unique_ptr<AttendPolicy> attend = {};  // null: dense, or what `attend_spec` or EngineOptions::attend say
+  // A policy by name: makes `attend`, and the last event says what it has left out. Goes with no contexts.
+  std::shared_ptr<const AttendSpec> attend_spec = {};
   std::unique_ptr<SelectPolicy> select = {};           // null: all rows ...
   std::shared_ptr<const SelectSpec> select_spec = {};  // ... or what this makes (select/named.h)
   std::optional<Contexts> contexts = {};

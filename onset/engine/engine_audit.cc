@@ -36,8 +36,7 @@ Status Engine::audit() const {
   }
   if (free != pool.free_pages()) return error(Code::failed, "{} pages are held by nobody, the pool has {} free", free, pool.free_pages());
   // What a window has left behind is nobody's but the tree's, and is given back only with the rest of its text.
-  const bool windows = std::any_of(state.layout.windows.begin(), state.layout.windows.end(), [](int32_t window) { return window > 0; });
-  if (state.prefixes && !windows && idle != state.prefixes->idle_pages()) {
+  if (state.prefixes && !state.layout.forgets() && idle != state.prefixes->idle_pages()) {
     return error(Code::failed, "{} pages are idle, the prefix cache counts {}", idle, state.prefixes->idle_pages());
   }
   if (reserved != state.reserved_pages) {

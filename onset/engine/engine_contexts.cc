@@ -50,9 +50,9 @@ Status Engine::State::check_contexts(const Request& request) const {
   if (request.session != 0 || request.select || (request.attend && blending(asked) == nullptr)) {
     return error(Code::invalid_argument, "contexts go with no session and with no other attend or select policy");
   }
-  if (std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; })) {
-    return error(Code::unsupported, "contexts that are read apart need layers that see everything, {} has windows",
-                 model->file().path().string());
+  if (layout.forgets()) {
+    return error(Code::unsupported, "contexts that are read apart need layers that see everything, {} has {}",
+                 model->file().path().string(), layout.patterns.empty() ? "windows" : "layers with a pattern of blocks");
   }
   if (!request.vectors.empty() && !blending(asked) && !behind_prefix(asked) && !asked.prefix.empty()) {
     return error(Code::unsupported, "a prompt of vectors cannot begin with the tokens of a prefix that its contexts do not share");

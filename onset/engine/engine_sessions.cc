@@ -30,10 +30,9 @@ namespace {
 bool window_is_kept(const SequenceCache& cache, int32_t length) {
   const CacheLayout& layout = cache.layout();
   for (int layer = 0; layer < layout.layers; ++layer) {
-    if (layout.windows[layer] == 0) continue;
-    const int32_t first = std::max(0, length - layout.windows[layer] + 1);
-    for (int32_t page = first / page_tokens; page * page_tokens < length; ++page) {
-      if (cache.page(layer, 0, page) == no_page) return false;
+    if (!layout.forgets(layer)) continue;
+    for (int32_t page = 0; page * page_tokens < length; ++page) {
+      if (layout.needs(layer, page, length) && cache.page(layer, 0, page) == no_page) return false;
     }
   }
   return true;

@@ -19,6 +19,8 @@ struct Engine::State {
 
   // --- requests ---------------------------------------------------------------------------------------------------
   Result<std::vector<int32_t>> prompt_tokens(const Request& request, bool begins) const;
+  AttendFacts attend_facts() const;
+  Status use_attend_spec(Request& request, const CountedAttend*& counted) const;
   Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
   Status check_select(const Request& request) const;
   Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
@@ -91,6 +93,7 @@ struct Engine::State {
   std::optional<PagePool> pool;
   std::optional<PrefixCache> prefixes;  // empty: switched off
   std::optional<SwapFile> swap;
+  std::shared_ptr<const AttendSpec> attend;  // of requests that do not name one; null: dense
   ChunkIdentity chunk_identity;
   std::optional<ChunkTransfer> transfer;  // empty: no chunk stores
   int32_t most_rows = 0;                  // of one request in a step

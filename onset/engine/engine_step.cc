@@ -404,6 +404,9 @@ void Engine::State::deliver(RunningRequest& running) {
 // The last event of a request: its pages go back (a session keeps those it has filled), then it is told.
 void Engine::State::end(RunningRequest& running, Event event) {
   Conversation& conversation = *running.conversation;
+  if (running.counted != nullptr) {
+    event.attend = std::make_shared<AttendReport>(AttendReport{running.request.attend_spec->text(), running.counted->counts()});
+  }
   running.done = true;
   conversation.busy = 0;
   if (conversation.cache.swapped_out()) {

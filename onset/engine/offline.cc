@@ -247,6 +247,9 @@ class OfflineRunner {
 }  // namespace
 
 Result<OfflineRun> run_offline(const Engine& engine, std::span<const std::vector<int32_t>> prompts, const OfflineOptions& options) {
+  if (!engine.model().cache_layout(engine.kv_type()).patterns.empty()) {
+    return error(Code::unsupported, "batches of known prompts need a model without a pattern of blocks in its layers");
+  }
   const ModelConfig& config = engine.model().config();
   if (options.new_tokens < 1) return error(Code::invalid_argument, "new_tokens is {}, expected 1 or more", options.new_tokens);
   for (size_t i = 0; i < prompts.size(); ++i) {

@@ -120,6 +120,7 @@ struct RunningRequest {
   int32_t cached_tokens = 0, context_tokens = 0;
   PrefixCache::Match known_prefix = {};    // while it waits: what the prefix cache has of it ...
   uint64_t known_at = 0;                   // ... at this version
+  const CountedAttend* counted = nullptr;  // request.attend, where it was asked for by name
   bool looks_up = false;                   // its prompt's rows need not run if their keys are known
   std::unique_ptr<ReadContexts> contexts;  // null: none
   bool keeps = false;                      // its pages stay after its end, as a session's

@@ -48,7 +48,7 @@ void PrefixLease::cut(int32_t tokens) {
 }
 
 PrefixCache::PrefixCache(const CacheLayout& layout, PagePool& pool) : layout_(&layout), pool_(&pool) {
-  for (const int32_t window : layout.windows) node_pages_ += window == 0 ? layout.head_groups : 0;
+  for (int layer = 0; layer < layout.layers; ++layer) node_pages_ += layout.forgets(layer) ? 0 : layout.head_groups;
   pool.set_reclaimer([this](int64_t pages) { reclaim(pages); });
 }
 
@@ -61,15 +61,15 @@ PrefixCache::~PrefixCache() {
 // --- looking up ---------------------------------------------------------------------------------------------------
 
 // Whether a layer whose rows see `window` positions (0 = all) needs page number `page` to go on after `tokens` tokens.
-bool PrefixCache::needed(int32_t window, int32_t page, int32_t tokens) const {
-  return window == 0 || (page + 1) * page_tokens > tokens - window + 1;
-}
-
 bool PrefixCache::windows_are_kept(const Found& found) const {
   const auto nodes = static_cast<int32_t>(found.path.size());
   for (int32_t layer = 0; layer < layout_->layers; ++layer) {
-    if (layout_->windows[layer] == 0) continue;
-    for (int32_t page = nodes; page >= 0 && needed(layout_->windows[layer], page, found.tokens()); --page) {
+    if (!layout_->forgets(layer)) continue;
+    for (int32_t page = nodes; page >= 0; --page) {
+      if (!layout_->needs(layer, page, found.tokens())) {
+        if (!layout_->has_pattern(layer)) break;  // a window: nothing before it either
+        continue;
+      }
       const Node* node = page == nodes ? found.tail : found.path[page];
       if (node != nullptr && node->pages[layer * layout_->head_groups] == no_page) return false;
     }
@@ -200,7 +200,7 @@ int32_t PrefixCache::attach(const std::string& space, std::span<const int32_t> t
     positions.resize(page < nodes ? page_tokens : found.tail_tokens);
     std::iota(positions.begin(), positions.end(), page * page_tokens);
     for (int32_t layer = 0; layer < layout_->layers; ++layer) {
-      const bool wanted = needed(layout_->windows[layer], page, found.tokens());
+      const bool wanted = layout_->needs(layer, page, found.tokens());
       for (int32_t group = 0; group < layout_->head_groups; ++group) {
         PageId id = wanted ? node->pages[layer * layout_->head_groups + group] : no_page;
         if (id != no_page && page < nodes) pool_->share(id);
@@ -321,7 +321,7 @@ void PrefixCache::drop_window_pages(Node& node) {
   for (const auto& [tokens, child] : node.children) drop_window_pages(*child);
   if (node.parent == nullptr || node.users == 0) return;
   for (int32_t layer = 0; layer < layout_->layers; ++layer) {
-    if (layout_->windows[layer] == 0) continue;
+    if (!layout_->forgets(layer)) continue;
     for (int32_t group = 0; group < layout_->head_groups; ++group) {
       PageId& page = node.pages[layer * layout_->head_groups + group];
       if (page == no_page || pool_->references(page) > 1) continue;

@@ -5,7 +5,7 @@
 // part inside a page share what comes before that page, and the one that comes later copies the common part of it.
 //
 // The tree holds pages that nobody else needs only as long as nobody else wants them: what is idle goes, the least recently used first,
-// when the pool runs out (reclaim). A layer with a window shares the pages that the window still reaches.
+// when the pool runs out (reclaim). A layer with a window or a pattern of blocks shares the pages that it still reaches.
 //
 // Pages are found only within a space (the caller's identity: one API key's texts, say); the model, its precision and the kind of pages are
 // those of the pool.
@@ -78,7 +78,7 @@ class PrefixCache {
   // Forgets all that nobody uses.
   void clear() { reclaim(pool_->pages()); }
 
-  // How pages are accounted for: pages of layers without a window that are in the tree and in use by some sequence; and of these, those of
+  // How pages are accounted for: pages of layers that keep everything that are in the tree and in use by some sequence; and of these, those of
   // one lease, and the ones of them that others use too.
   int64_t pinned_pages() const { return used_nodes_ * node_pages_; }
   int64_t pages(const PrefixLease& lease) const { return node_pages_ * static_cast<int64_t>(lease.path_.size()); }
@@ -100,7 +100,6 @@ class PrefixCache {
   };
   Found find(const std::string& space, std::span<const int32_t> tokens) const;
   bool windows_are_kept(const Found& found) const;
-  bool needed(int32_t window, int32_t page, int32_t tokens) const;
   Node& end_of(const std::string& space, const PrefixLease& lease);
   Node* extend(Node& parent, std::span<const int32_t> tokens, SequenceCache& sequence, int32_t page);
   void drop_beginnings(Node& parent, std::span<const int32_t> tokens);
@@ -118,7 +117,7 @@ class PrefixCache {
   std::map<std::string, std::unique_ptr<Node>> roots_;  // by space
   std::set<std::pair<uint64_t, Node*>> idle_leaves_;    // by when they were last used
   uint64_t clock_ = 0, version_ = 0;
-  int64_t node_pages_ = 0;  // of a whole node, in layers without a window
+  int64_t node_pages_ = 0;  // of a whole node, in layers that keep everything
   int64_t used_nodes_ = 0, idle_pages_ = 0;
 };
 

@@ -22,10 +22,12 @@ size_t layout_page_bytes(const CacheLayout& layout) {
 
 int64_t pages_needed(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step) {
   int64_t pages = 0;
-  for (const int32_t window : layout.windows) {
+  for (int layer = 0; layer < layout.layers; ++layer) {
     const int64_t all = pages_for(tokens);
+    const int64_t window = layout.windows[layer];
     // The window may begin, and the step's rows end, inside a page.
-    const int64_t kept = window == 0 ? all : pages_for(window + rows_per_step) + 1;
+    int64_t kept = window == 0 ? all : pages_for(window + rows_per_step) + 1;
+    if (layout.has_pattern(layer)) kept = std::min(kept, layout.patterns[layer].kept(all, rows_per_step));
     pages += std::min(all, kept) * layout.head_groups;
   }
   return pages;
@@ -52,15 +54,20 @@ void SequenceCache::release_page(Table& table, int32_t page_index) {
   if (static_cast<size_t>(page_index) < table.metadata.size()) table.metadata[page_index] = {};
 }
 
-void SequenceCache::leave_window(int layer, int32_t first_new_position) {
-  const int32_t window = layout_->windows[layer];
-  if (window == 0) return;
+// Queries from this position on are all that is still to come.
+void SequenceCache::forget_pages(int layer, int32_t first_new_position) {
+  if (!layout_->forgets(layer)) return;
+  const int64_t window = layout_->windows[layer];
+  // Every page below is needed for good or gone: of a pattern, those before the near blocks of the queries that have been; of a window
+  // those that it has left behind.
+  int32_t end = std::max<int32_t>(0, static_cast<int32_t>((int64_t{first_new_position} - window + 1) / page_tokens));
+  if (window == 0) end = std::max(0, first_new_position / page_tokens - layout_->patterns[layer].local + 1);
   for (int group = 0; group < layout_->head_groups; ++group) {
     Table& here = table(layer, group);
     if (!here.positions.empty()) continue;  // moved slots: whoever moved them decides what can go
-    const int32_t first_needed = std::max(0, first_new_position - window + 1) / page_tokens;
-    const int32_t end = std::min<int32_t>(first_needed, static_cast<int32_t>(here.ids.size()));
-    for (; here.first_kept_page < end; ++here.first_kept_page) release_page(here, here.first_kept_page);
+    for (; here.first_kept_page < std::min<int32_t>(end, static_cast<int32_t>(here.ids.size())); ++here.first_kept_page) {
+      if (!layout_->needs(layer, here.first_kept_page, first_new_position)) release_page(here, here.first_kept_page);
+    }
   }
 }
 
@@ -141,7 +148,7 @@ Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positi
   if (positions.empty()) return length(layer);
   if (alignment_ > 1) skip_to_alignment(layer);
   const int32_t first = length(layer);
-  leave_window(layer, positions.front());
+  forget_pages(layer, positions.front());
   const int32_t wanted = pages_for(int64_t{first} + static_cast<int64_t>(positions.size()));
   int64_t missing = 0;
   for (int group = 0; group < layout_->head_groups; ++group) {

@@ -12,6 +12,7 @@
 #include "onset/base/status.h"
 #include "onset/kv/page_pool.h"
 #include "onset/kv/swap_file.h"
+#include "onset/tensor/block_pattern.h"
 #include "onset/tensor/key_value_view.h"
 
 namespace onset {
@@ -24,13 +25,30 @@ struct CacheLayout {
   int32_t heads_per_group = 0;
   int32_t head_size = 0;
   std::vector<int32_t> windows;  // for each layer, 0 = keeps everything; else only the last `window` positions are needed
+  // For each layer, or empty: a layer with a pattern keeps only the pages that the pattern still shows to later queries.
+  std::vector<BlockPattern> patterns = {};
+
+  bool has_pattern(int layer) const { return !patterns.empty() && patterns[layer].any(); }
+  // Whether the layer lets go of pages.
+  bool forgets(int layer) const { return windows[layer] > 0 || has_pattern(layer); }
+  bool forgets() const {
+    for (int layer = 0; layer < layers; ++layer) {
+      if (forgets(layer)) return true;
+    }
+    return false;
+  }
+  // Whether a query at `position`, or a later one, sees a slot of the page.
+  bool needs(int layer, int32_t page, int32_t position) const {
+    if (has_pattern(layer) && !patterns[layer].keeps(page) && position / page_tokens - page >= patterns[layer].local) return false;
+    return windows[layer] == 0 || int64_t{page + 1} * page_tokens > int64_t{position} - windows[layer] + 1;
+  }
 };
 
 // Bytes of a page under this layout.
 size_t layout_page_bytes(const CacheLayout& layout);
 
 // Pages that `tokens` tokens of one sequence take at most, when `rows_per_step` rows or fewer run at a time
-// (a windowed layer holds its window and the rows of the step).
+// (a windowed layer holds its window and the rows of the step, one with a pattern what the pattern keeps).
 int64_t pages_needed(const CacheLayout& layout, int64_t tokens, int64_t rows_per_step);
 
 // Free-form numbers that a policy keeps for a page (key minima and maxima, importance): made on first use.
@@ -134,7 +152,7 @@ class SequenceCache {
   void release_page(Table& table, int32_t page_index);
   bool last_page_is_shared(const Table& table) const;
   void own_last_page(Table& table);
-  void leave_window(int layer, int32_t first_new_position);
+  void forget_pages(int layer, int32_t first_new_position);
   void skip_to_alignment(int layer);
   static void append_positions(Table& table, std::span<const int32_t> positions);
 

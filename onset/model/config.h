@@ -11,6 +11,7 @@
 #include "onset/base/status.h"
 #include "onset/compute/elementwise.h"
 #include "onset/formats/model_file.h"
+#include "onset/tensor/block_pattern.h"
 
 namespace onset {
 
@@ -22,7 +23,7 @@ enum class FeedForwardKind : uint8_t {
 
 // How angles of the rotary position embedding follow from positions (RoFormer; scalings as in the models' own configurations).
 struct RopeConfig {
-  enum class Scaling : uint8_t { none, linear, factors, yarn };
+  enum class Scaling : uint8_t { none, linear, factors, yarn };  // a changed base is none of them
   float base = 10000.0f;
   int32_t dimensions = 0;    // of each head that are rotated, from the first on
   bool interleaved = false;  // pairs (0,1), (2,3), ... instead of (0, d/2), (1, d/2 + 1), ...
@@ -36,6 +37,7 @@ struct RopeConfig {
 
 struct LayerConfig {
   int32_t window = 0;  // attention reaches back this many positions; 0 = all
+  BlockPattern blocks = {};  // given at load (layer_patterns.h); none: all that the window lets through
   int32_t rope = 0;    // index into ModelConfig::ropes
   FeedForwardKind feed_forward = FeedForwardKind::gated;
 };

@@ -2,6 +2,8 @@
 
 #include <xxhash.h>
 
+#include "onset/model/load_options.h"
+
 namespace onset {
 
 std::string model_fingerprint(const Model& model) {
@@ -24,6 +26,8 @@ std::string model_fingerprint(const Model& model) {
     add(tensor.shape.data(), tensor.shape.size() * sizeof(int64_t));
     add(tensor.bytes.data(), tensor.bytes.size());
   }
+  const std::string options = load_options_identity(model.options().rope_scaling, model.options().layers);
+  if (!options.empty()) add(options.data(), options.size());
   const XXH128_hash_t hash = XXH3_128bits_digest(state);
   XXH3_freeState(state);
   return fmt::format("{:016x}{:016x}-{}", hash.high64, hash.low64, precision_name(model.precision()));

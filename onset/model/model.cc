@@ -8,6 +8,7 @@
 #include "onset/model/calibration.h"
 #include "onset/model/executor.h"
 #include "onset/model/layers.h"
+#include "onset/model/load_options.h"
 #include "onset/tensor/block_formats.h"
 
 namespace onset {
@@ -30,9 +31,13 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
   model.file_ = std::move(file);
   model.options_ = options;
   ONSET_ASSIGN(model.config_, read_config(*model.file_));
+  if (const Status status = apply_load_options(options.rope_scaling, options.layers, model.config_); !status.ok()) {
+    return status.within(model.file_->path().string());
+  }
   ONSET_ASSIGN(BuiltLayers built, build_layers(*model.file_, model.config_, options.shard));
   const std::string identity = packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
-                               fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration));
+                               fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration)) +
+                               load_options_identity(options.rope_scaling, options.layers);
   const bool cached = !options.packed_cache.empty() && options.precision != Precision::reference;
   const std::filesystem::path cache_file =
       cached
@@ -85,7 +90,11 @@ CacheLayout Model::cache_layout(KvType type, int32_t head_groups) const {
                      .heads_per_group = kv_heads() / head_groups,
                      .head_size = config_.head_size,
                      .windows = {}};
-  for (const LayerConfig& layer : config_.layer) layout.windows.push_back(layer.window);
+  for (const LayerConfig& layer : config_.layer) {
+    layout.windows.push_back(layer.window);
+    if (layer.blocks.any()) layout.patterns.resize(config_.layers);
+  }
+  for (size_t i = 0; i < layout.patterns.size(); ++i) layout.patterns[i] = config_.layer[i].blocks;
   return layout;
 }
 

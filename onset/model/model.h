@@ -33,6 +33,9 @@ struct ModelOptions {
   std::vector<int32_t> calibration = {};
   // Where packed weights are kept between starts (fast precision only); empty: nowhere.
   std::filesystem::path packed_cache = {};
+  // What the model is loaded with in place of its own (load_options.h); empty: nothing.
+  std::string rope_scaling = {};
+  std::string layers = {};
   // Called while weights are packed, with the share done (0 to 1), from any worker.
   std::function<void(double)> progress = {};
 };
@@ -46,6 +49,7 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   Precision precision() const { return options_.precision; }
+  const ModelOptions& options() const { return options_; }
   Isa isa() const { return options_.isa; }
   const ModelFile& file() const { return *file_; }
   const std::vector<Layer>& layers() const { return layers_; }

@@ -178,6 +178,11 @@ void append_json_string(std::string& out, std::string_view text) {
 void Usage::add(const AnswerForm& form, int choice, const Event& event) {
   new_tokens += event.token.has_value();
   if (event.finish != Finish::none && choice % form.choices_of_prompt == 0) cached_tokens += event.cached_tokens;
+  if (event.attend && !attend) attend = AttendReport{event.attend->name, {}};
+  if (event.attend) {
+    attend->counts.visited += event.attend->counts.visited;
+    attend->counts.dense += event.attend->counts.dense;
+  }
   if (event.finish == Finish::none || choice != 0) return;
   contexts = event.contexts;
   blend = event.blend;
@@ -185,10 +190,18 @@ void Usage::add(const AnswerForm& form, int choice, const Event& event) {
 }
 
 std::string Usage::onset_field(const AnswerForm& form) const {
-  if (form.reuse.empty() && !select) return {};
-  std::string out = ",\"onset\":{";
+  std::string out;
+  const auto begin = [&out] { out += out.empty() ? ",\"onset\":{" : ","; };
   if (!form.reuse.empty()) {
+    begin();
     out += fmt::format("\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", form.reuse, form.context_tokens, cached_tokens);
+  }
+  if (attend) {
+    begin();
+    out += "\"attend\":{\"name\":";
+    append_json_string(out, attend->name);
+    out += fmt::format(",\"pairs\":{},\"dense_pairs\":{},\"skipped\":{:.4f}}}", attend->counts.visited, attend->counts.dense,
+                       skipped_share(attend->counts));
   }
   if (contexts) {
     const char* comma = "";
@@ -202,11 +215,12 @@ std::string Usage::onset_field(const AnswerForm& form) const {
                        blend->reused_tokens, blend->fresh_tokens, fmt::join(blend->recomputed, ","));
   }
   if (select) {
-    out += fmt::format("{}\"select\":{{\"policy\":\"{}\",\"prompt_rows\":[{}],\"rows_by_now\":[{}],\"revived\":{},\"stored_bytes\":{}}}",
-                       form.reuse.empty() ? "" : ",", select->policy, fmt::join(select->prompt_rows, ","),
-                       fmt::join(select->rows_by_now, ","), select->rejoined, select->stored_bytes);
+    begin();
+    out += fmt::format("\"select\":{{\"policy\":\"{}\",\"prompt_rows\":[{}],\"rows_by_now\":[{}],\"revived\":{},\"stored_bytes\":{}}}",
+                       select->policy, fmt::join(select->prompt_rows, ","), fmt::join(select->rows_by_now, ","), select->rejoined,
+                       select->stored_bytes);
   }
-  return out + "}";
+  return out.empty() ? out : out + "}";
 }
 
 std::string Usage::json(const AnswerForm& form) const {

@@ -65,11 +65,13 @@ struct Usage {
   // "tiers": {"memory": ...}, "loaded_bytes": ..., "load_seconds": ..., "wait_seconds": ...}, and of blended ones "reused_tokens",
   // "fresh_tokens", "recomputed_tokens" (for each layer). Of a select policy: "select": {"policy": ..., "prompt_rows": [for each layer],
   // "rows_by_now": [...], "revived": ..., "stored_bytes": ...}.
+  // With an attend policy by name "attend": {"name": ..., "pairs": ..., "dense_pairs": ..., "skipped": ...}, of all choices.
   std::string onset_field(const AnswerForm& form) const;
 
   std::shared_ptr<const ContextsReport> contexts;  // the first choice's
   std::shared_ptr<const CacheBlendReport> blend;   // likewise
   std::shared_ptr<const SelectReport> select;      // likewise
+  std::optional<AttendReport> attend;              // sums over the choices that have ended
   int64_t new_tokens = 0;
   int64_t cached_tokens = 0;  // of all prompts, each counted once: by its first choice
 };

@@ -198,6 +198,7 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
                       .sampling = asked.sampling,
                       .stop = asked.stop,
                       .ignore_end = asked.ignore_end,
+                      .attend_spec = asked.attend,
                       .contexts = reading.contexts,
                       .prefix_cache = !asked.onset || asked.onset->prefix_cache};
       request.select_spec = asked.select;

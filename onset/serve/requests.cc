@@ -171,13 +171,18 @@ void read_onset(Fields& fields, Errors& errors, GenerationRequest& request) {
   const Json* value = fields.find("onset");
   if (value == nullptr) return;
   Fields inner(*value, "onset", errors);
-  if (const auto name = inner.text("select")) {
-    auto select = named_select(*name);
-    if (!select.ok()) inner.fail("select", select.status().message(), "invalid_value");
-    if (select.ok()) request.select = *std::move(select);
-    // A policy alone: no contexts.
-    if (inner.find("contexts") == nullptr && inner.find("reuse") == nullptr) return inner.finish();
-  }
+  const auto named = [&](const char* field, auto find, auto& place) {
+    const auto name = inner.text(field);
+    if (!name) return;
+    auto spec = find(*name);
+    if (!spec.ok()) return inner.fail(field, spec.status().message(), "invalid_value");
+    place = *std::move(spec);
+  };
+  named("select", named_select, request.select);
+  named("attend", parse_attend, request.attend);
+  // A policy alone: no contexts.
+  const bool policy = inner.find("select") != nullptr || inner.find("attend") != nullptr;
+  if (policy && inner.find("contexts") == nullptr && inner.find("reuse") == nullptr) return inner.finish();
   ReuseRequest& onset = request.onset.emplace();
   onset.contexts = read_contexts(inner, errors);
   onset.name = inner.text("reuse").value_or(onset.name);

@@ -40,7 +40,8 @@ struct GenerationRequest {
   bool seeded = false;                     // sampling.seed came with the request
   std::vector<std::string> stop;
   bool ignore_end = false;  // ignore_eos: go on after end-of-answer tokens
-  std::optional<ReuseRequest> onset;
+  std::optional<ReuseRequest> onset;         // where it has contexts
+  std::shared_ptr<const AttendSpec> attend;  // onset.attend; none: the server's own
   std::shared_ptr<const SelectSpec> select;  // onset.select; null: as the server does it
 };
 
