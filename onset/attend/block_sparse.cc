@@ -65,8 +65,8 @@ Result<LongGenOptions> parse_long_gen(std::string_view text) {
                      : name == "step"   ? &options.head_step
                                         : nullptr;
     if (place == nullptr) {
-      return error(Code::invalid_argument, "{} is not known: expected sink=, window=, stride=, offset= or step=",
-                   part.empty() ? "an empty option" : part);
+      return error(Code::invalid_argument,
+                   "{} is not known: expected sink=, window=, stride=, offset= or step=", part.empty() ? "an empty option" : part);
     }
     ONSET_ASSIGN(*place, blocks_of(name, value));
     window = window || name == "window";

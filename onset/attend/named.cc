@@ -29,7 +29,8 @@ class WindowSpec : public AttendSpec {
   // A layer with a window of its own may have let go of the sinks.
   Status check(const AttendFacts& facts) const override {
     if (facts.windows && sink_ > 0) {
-      return error(Code::unsupported, "attend {}: layers with windows of their own do not keep the first tokens, expected a sink of 0", text());
+      return error(Code::unsupported, "attend {}: layers with windows of their own do not keep the first tokens, expected a sink of 0",
+                   text());
     }
     return check_patterns(facts, text());
   }

@@ -92,7 +92,8 @@ TEST(BlockPattern, OnlyLosesBlocks) {
       EXPECT_EQ(pattern.kept(blocks, 1), held) << stride << " " << blocks;
     }
   }
-  EXPECT_FALSE(efficient([](int query, int key) { return query == key || (query - key) % 3 == 0; })) << "it finds a pattern that comes back";
+  EXPECT_FALSE(efficient([](int query, int key) { return query == key || (query - key) % 3 == 0; }))
+      << "it finds a pattern that comes back";
 }
 
 TEST(LongGen, TheMiddleLayersAreFull) {
@@ -115,7 +116,8 @@ TEST(LongGen, TheMiddleLayersAreFull) {
 
 TEST(NamedAttend, ReadsWhatItsHeaderSays) {
   const AttendFacts facts{.layers = 6};
-  for (const char* text : {"dense", "window:64", "window:1024:4", "longgen:2", "longgen:6:sink=64:window=448", "longgen:0:stride=4096:step=64"}) {
+  for (const char* text :
+       {"dense", "window:64", "window:1024:4", "longgen:2", "longgen:6:sink=64:window=448", "longgen:0:stride=4096:step=64"}) {
     const auto spec = parse_attend(text);
     ASSERT_TRUE(spec.ok()) << spec.status().message();
     EXPECT_EQ((*spec)->text(), text);
@@ -127,10 +129,28 @@ TEST(NamedAttend, ReadsWhatItsHeaderSays) {
 }
 
 TEST(NamedAttend, RefusesWhatMakesNoSense) {
-  for (const char* text :
-       {"", "dense:1", "Dense", "window", "window:", "window:0", "window:-5", "window:5:x", "window:5:4:3", "window:99999999999", "longgen",
-        "longgen:", "longgen:x", "longgen:2:", "longgen:2:window=100", "longgen:2:window=0", "longgen:2:window", "longgen:2:step=64",
-        "longgen:2:offset=64", "longgen:2:pad=64", "longgen:2:sink=-64", "minference:table.json"}) {
+  for (const char* text : {"",
+                           "dense:1",
+                           "Dense",
+                           "window",
+                           "window:",
+                           "window:0",
+                           "window:-5",
+                           "window:5:x",
+                           "window:5:4:3",
+                           "window:99999999999",
+                           "longgen",
+                           "longgen:",
+                           "longgen:x",
+                           "longgen:2:",
+                           "longgen:2:window=100",
+                           "longgen:2:window=0",
+                           "longgen:2:window",
+                           "longgen:2:step=64",
+                           "longgen:2:offset=64",
+                           "longgen:2:pad=64",
+                           "longgen:2:sink=-64",
+                           "minference:table.json"}) {
     const auto spec = parse_attend(text);
     ASSERT_FALSE(spec.ok()) << text;
     EXPECT_EQ(spec.status().message().substr(0, 6), "attend") << spec.status().message();

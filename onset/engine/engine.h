@@ -40,12 +40,12 @@ namespace onset {
 struct EngineOptions {
   std::filesystem::path model;  // GGUF file or Hugging Face folder
   Precision precision = Precision::fast;
-  int32_t threads = 0;                           // 0: one for each core this process may use
+  int32_t threads = 0;            // 0: one for each core this process may use
   std::string rope_scaling = {};  // for texts beyond the model's context, and layers that forget: what model/load_options.h says
   std::string layers = {};
-  std::string attend = {};                       // whom queries of requests see that do not say so themselves (attend/named.h); empty: dense
-  std::optional<KvType> kv_type = {};            // default: int8 in fast, bf16 in bf16, f32 in reference precision
-  int64_t pool_tokens = 0;                       // tokens of key/value cache; 0: one full context of the model
+  std::string attend = {};             // whom queries of requests see that do not say so themselves (attend/named.h); empty: dense
+  std::optional<KvType> kv_type = {};  // default: int8 in fast, bf16 in bf16, f32 in reference precision
+  int64_t pool_tokens = 0;             // tokens of key/value cache; 0: one full context of the model
   std::string policy = default_schedule_policy;  // who runs when: schedule/policy.h has the names
   ScheduleOptions scheduling = {};               // token budget, watermark, how requests are preempted, ...
   int32_t most_running = 256;                    // requests in the batch at a time

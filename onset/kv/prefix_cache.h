@@ -78,8 +78,8 @@ class PrefixCache {
   // Forgets all that nobody uses.
   void clear() { reclaim(pool_->pages()); }
 
-  // How pages are accounted for: pages of layers that keep everything that are in the tree and in use by some sequence; and of these, those of
-  // one lease, and the ones of them that others use too.
+  // How pages are accounted for: pages of layers that keep everything that are in the tree and in use by some sequence; and of these, those
+  // of one lease, and the ones of them that others use too.
   int64_t pinned_pages() const { return used_nodes_ * node_pages_; }
   int64_t pages(const PrefixLease& lease) const { return node_pages_ * static_cast<int64_t>(lease.path_.size()); }
   int64_t shared_pages(const PrefixLease& lease) const;

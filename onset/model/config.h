@@ -36,9 +36,9 @@ struct RopeConfig {
 };
 
 struct LayerConfig {
-  int32_t window = 0;  // attention reaches back this many positions; 0 = all
+  int32_t window = 0;        // attention reaches back this many positions; 0 = all
   BlockPattern blocks = {};  // given at load (layer_patterns.h); none: all that the window lets through
-  int32_t rope = 0;    // index into ModelConfig::ropes
+  int32_t rope = 0;          // index into ModelConfig::ropes
   FeedForwardKind feed_forward = FeedForwardKind::gated;
 };
 

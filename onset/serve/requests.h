@@ -39,7 +39,7 @@ struct GenerationRequest {
   SamplingOptions sampling;                // temperature 1 unless the request says otherwise
   bool seeded = false;                     // sampling.seed came with the request
   std::vector<std::string> stop;
-  bool ignore_end = false;  // ignore_eos: go on after end-of-answer tokens
+  bool ignore_end = false;                   // ignore_eos: go on after end-of-answer tokens
   std::optional<ReuseRequest> onset;         // where it has contexts
   std::shared_ptr<const AttendSpec> attend;  // onset.attend; none: the server's own
   std::shared_ptr<const SelectSpec> select;  // onset.select; null: as the server does it
