@@ -31,13 +31,14 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
   model.file_ = std::move(file);
   model.options_ = options;
   ONSET_ASSIGN(model.config_, read_config(*model.file_));
+  // Weights are packed for what the file says: they are the same, and kept once, whatever the model is loaded with.
+  const ModelConfig plain = model.config_;
   if (const Status status = apply_load_options(options.rope_scaling, options.layers, model.config_); !status.ok()) {
     return status.within(model.file_->path().string());
   }
   ONSET_ASSIGN(BuiltLayers built, build_layers(*model.file_, model.config_, options.shard));
   const std::string identity = packed_identity(*model.file_, options.precision, options.shard.index, options.shard.count) +
-                               fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration)) +
-                               load_options_identity(options.rope_scaling, options.layers);
+                               fmt::format("calibration {} {:016x}\n", calibration_version, hash_of(options.calibration));
   const bool cached = !options.packed_cache.empty() && options.precision != Precision::reference;
   const std::filesystem::path cache_file =
       cached
@@ -59,11 +60,11 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
       }
       const std::vector<int32_t> tokens =
           options.calibration.empty()
-              ? calibration_tokens(*model.file_, model.config_.vocabulary, std::min(calibration_length, model.config_.context))
+              ? calibration_tokens(*model.file_, plain.vocabulary, std::min(calibration_length, plain.context))
               : options.calibration;
       const BuiltLayers& layers = options.shard.count > 1 ? whole : built;
       ONSET_ASSIGN(std::vector<Conditioning> all,
-                   calibrate(*model.file_, model.config_, layers, tokens, options.isa, pool, part_of_progress(0.0)));
+                   calibrate(*model.file_, plain, layers, tokens, options.isa, pool, part_of_progress(0.0)));
       for (size_t i = 0; i < all.size(); ++i) {
         for (std::vector<float>* values : {&all[i].shift, &all[i].inverse}) {
           *values = {values->begin() + built.plans[i].column_begin, values->begin() + built.plans[i].column_end};
