@@ -59,12 +59,10 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
         ONSET_ASSIGN(whole, build_layers(*model.file_, model.config_, {}));
       }
       const std::vector<int32_t> tokens =
-          options.calibration.empty()
-              ? calibration_tokens(*model.file_, plain.vocabulary, std::min(calibration_length, plain.context))
-              : options.calibration;
+          options.calibration.empty() ? calibration_tokens(*model.file_, plain.vocabulary, std::min(calibration_length, plain.context))
+                                      : options.calibration;
       const BuiltLayers& layers = options.shard.count > 1 ? whole : built;
-      ONSET_ASSIGN(std::vector<Conditioning> all,
-                   calibrate(*model.file_, plain, layers, tokens, options.isa, pool, part_of_progress(0.0)));
+      ONSET_ASSIGN(std::vector<Conditioning> all, calibrate(*model.file_, plain, layers, tokens, options.isa, pool, part_of_progress(0.0)));
       for (size_t i = 0; i < all.size(); ++i) {
         for (std::vector<float>* values : {&all[i].shift, &all[i].inverse}) {
           *values = {values->begin() + built.plans[i].column_begin, values->begin() + built.plans[i].column_end};
