@@ -60,6 +60,16 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
   command
       .add_flag("--no-prefix-cache", flags.no_prefix_cache, "compute every prompt, even where an earlier one began with the same tokens")
       ->group(group);
+  CLI::Option* automatic =
+      command
+          .add_flag("--reuse-auto", flags.reuse_auto,
+                    "texts that were contexts, or are in a chunk store, are found inside ordinary prompts and blended (CacheBlend)")
+          ->group(group);
+  command.add_option("--reuse-ratio", flags.blend.ratio, "with --reuse-auto: share of their tokens that is computed again")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str()
+      ->needs(automatic)
+      ->group(group);
   command.add_flag("--no-cache", flags.engine.no_cache, "do not keep packed weights for the next start")->group(group);
   add_select_flag(command, flags.select);
   add_long_flags(command, flags.engine);
@@ -104,6 +114,7 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
       .prefix_cache = !flags.no_prefix_cache,
       .progress = [&bar](double share) { bar.update(share); },
       .tbt_seconds = tbt_seconds};
+  if (flags.reuse_auto) options.reuse_auto = flags.blend;
   ONSET_TRY(use_chunk_stores(flags.stores, options));
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());

@@ -18,6 +18,8 @@ struct ServedModels {
   bool swap = false;  // preempted requests write their pages to a file
   int64_t pool_tokens = 65536;
   bool no_prefix_cache = false;
+  bool reuse_auto = false;
+  CacheBlendOptions blend = {};  // how --reuse-auto blends
   int32_t most_running = 256;
 };
 void add_served_models(CLI::App& command, ServedModels& flags);

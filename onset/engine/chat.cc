@@ -31,14 +31,11 @@ Result<std::vector<int32_t>> render_chat(const Engine& engine, const ChatTemplat
   return engine.tokenizer()->encode(*text, {.add_special = false, .parse_special = true});
 }
 
-namespace {
-
-Status encode_contexts(const Tokenizer& tokenizer, const std::vector<std::string>& contexts, PromptParts& parts) {
-  for (const std::string& context : contexts) {
-    ONSET_ASSIGN(parts.contexts.emplace_back(), tokenizer.encode(context + "\n\n", {.add_special = false}));
-  }
-  return {};
+Result<std::vector<int32_t>> context_tokens(const Tokenizer& tokenizer, const std::string& text) {
+  return tokenizer.encode(text + "\n\n", {.add_special = false});
 }
+
+namespace {
 
 std::string line_ends(int32_t count) {
   std::string text;
@@ -48,7 +45,7 @@ std::string line_ends(int32_t count) {
 
 }  // namespace
 
-Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts,
+Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, std::vector<std::vector<int32_t>> contexts,
                                  std::optional<int32_t> newlines) {
   const std::string place = contexts_place;
   const size_t begin = rendered.find(place);
@@ -57,20 +54,20 @@ Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& 
   }
   const EncodeOptions special{.add_special = false, .parse_special = true};
   PromptParts parts;
-  ONSET_TRY(encode_contexts(tokenizer, contexts, parts));
+  parts.contexts = std::move(contexts);
   ONSET_ASSIGN(parts.prefix, tokenizer.encode(rendered.substr(0, begin) + line_ends(newlines.value_or(0)), special));
   ONSET_ASSIGN(parts.prompt, tokenizer.encode(rendered.substr(begin + place.size()), special));
   return parts;
 }
 
-Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts,
+Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, std::vector<std::vector<int32_t>> contexts,
                                 std::optional<int32_t> newlines) {
   PromptParts parts;
   if (contexts.empty()) {
     ONSET_ASSIGN(parts.prompt, tokenizer.encode(text));
     return parts;
   }
-  ONSET_TRY(encode_contexts(tokenizer, contexts, parts));
+  parts.contexts = std::move(contexts);
   // Every context begins behind the same tokens: two line ends where there is nothing else.
   ONSET_ASSIGN(parts.prefix, tokenizer.encode(line_ends(newlines.value_or(2))));
   ONSET_ASSIGN(parts.prompt, tokenizer.encode(text, {.add_special = false}));
@@ -83,7 +80,11 @@ Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatT
     return error(Code::unsupported, "{} has no tokenizer", engine.model().file().path().string());
   }
   const Tokenizer& tokenizer = *engine.tokenizer();
-  if (!chat_template) return plain_parts(tokenizer, text, contexts, newlines);
+  std::vector<std::vector<int32_t>> encoded;
+  for (const std::string& context : contexts) {
+    ONSET_ASSIGN(encoded.emplace_back(), context_tokens(tokenizer, context));
+  }
+  if (!chat_template) return plain_parts(tokenizer, text, std::move(encoded), newlines);
   std::vector<ChatMessage> messages;
   if (!system.empty()) messages.push_back({"system", system});
   messages.push_back({"user", text});
@@ -95,7 +96,7 @@ Result<PromptParts> prompt_parts(const Engine& engine, const std::optional<ChatT
   messages.back().content = contexts_place + text;
   const Result<std::string> rendered = chat_template->render(messages);
   if (!rendered.ok()) return rendered.status().within("the model's chat template refuses");
-  return split_prompt(tokenizer, *rendered, contexts, newlines);
+  return split_prompt(tokenizer, *rendered, std::move(encoded), newlines);
 }
 
 Chat::Chat(Engine& engine, ChatTemplate chat_template, ChatOptions options)

@@ -30,12 +30,14 @@ struct PromptParts {
 
 // Stands in the user's message where the contexts belong while a chat template is rendered.
 inline constexpr const char* contexts_place = "[contexts 7f3a9e]";
-// A rendered prompt with contexts_place in it, and the contexts, each with an empty line behind it. `newlines`: line ends before the first
-// context (none unless said otherwise). Errors: unsupported where the place has not come through the template; those of the tokenizer.
-Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, const std::vector<std::string>& contexts,
+// The tokens of a context: its text with an empty line behind it.
+Result<std::vector<int32_t>> context_tokens(const Tokenizer& tokenizer, const std::string& text);
+// A rendered prompt with contexts_place in it, and the contexts' tokens. `newlines`: line ends before the first context (none unless said
+// otherwise). Errors: unsupported where the place has not come through the template; those of the tokenizer.
+Result<PromptParts> split_prompt(const Tokenizer& tokenizer, const std::string& rendered, std::vector<std::vector<int32_t>> contexts,
                                  std::optional<int32_t> newlines = {});
-// A text without a template: contexts, each with an empty line before and behind it, then the text. `newlines`: as above, but two.
-Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, const std::vector<std::string>& contexts,
+// A text without a template: contexts behind an empty line, then the text. `newlines`: as above, but two.
+Result<PromptParts> plain_parts(const Tokenizer& tokenizer, const std::string& text, std::vector<std::vector<int32_t>> contexts,
                                 std::optional<int32_t> newlines = {});
 
 // Through the chat template if there is one (the system message, if any, goes with it): contexts stand before the question in the user's

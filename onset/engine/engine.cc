@@ -128,6 +128,10 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   if (!chosen.chunk_stores.empty()) {
     state->chunk_identity = chunk_identity(model_fingerprint(*state->model), state->layout);
     state->transfer.emplace(chosen.chunk_stores, chosen.chunk_bytes_per_second);
+    // Names are looked for when somebody asks; known texts in prompts must be known before.
+    const std::chrono::milliseconds period{chosen.reuse_auto ? 5000 : 0};
+    state->stored_texts = std::make_unique<StoredTexts>(chosen.chunk_stores, state->chunk_identity, state->known_texts, period);
+    state->stored_texts->want("");
   }
   state->batch.emplace(config.layers, config.hidden, state->tokenizer ? state->tokenizer->vocabulary_size() : config.vocabulary);
   return std::unique_ptr<Engine>(new Engine(std::move(state)));
@@ -299,7 +303,10 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   ONSET_ASSIGN(std::shared_ptr<Conversation> conversation, state.conversation_of(request));
   const bool begins = conversation->tokens.empty() && !request.contexts;
   ONSET_ASSIGN(std::vector<int32_t> tokens, state.prompt_tokens(request, begins));
-  if (request.contexts) ONSET_TRY(state.place_behind_contexts(request, *conversation, tokens));
+  if (request.contexts) {
+    ONSET_TRY(state.check_places(*request.contexts, tokens));
+    ONSET_TRY(state.place_behind_contexts(request, *conversation, tokens));
+  }
   const auto earlier = static_cast<int32_t>(conversation->tokens.size());
   const int32_t first_position = conversation->first_position;
   ONSET_TRY(state.check_prompt(request, tokens, first_position + earlier));
@@ -322,6 +329,13 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   }
 
   ONSET_TRY(state.check_select(request));
+  const auto looked = Clock::now();
+  if (auto known = state.find_known_texts(request, tokens, pages)) {
+    request.contexts = std::move(*known);
+    ONSET_TRY(state.place_behind_contexts(request, *conversation, tokens));
+  }
+  const double find_seconds = seconds_since(looked);
+
   Sampler sampler(request.sampling, tokens, state.model->isa());
   const Tokenizer* tokenizer = state.tokenizer ? &*state.tokenizer : nullptr;
   auto running = std::make_unique<RunningRequest>(state.next_id++, std::move(request), std::move(handler), std::move(sampler),
@@ -336,15 +350,27 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   const bool attends = asked.attend && (asked.attend_spec == nullptr || !asked.attend_spec->stateless());
   running->fixed = asked.session != 0 || attends || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
   running->whole = asked.select && asked.select->whole_prompt();
-  if (asked.contexts) state.begin_contexts(*running);
+  if (asked.contexts) {
+    state.begin_contexts(*running);
+    running->contexts->report->find_seconds = asked.contexts->only_known ? find_seconds : 0;
+  }
   if (attends || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
-  running->looks_up = state.prefixes && conversation->plain_tokens > 0 && whole && !asked.on_logits && !asked.on_hidden;
+  const bool known = conversation->plain_tokens > 0 || (asked.contexts && asked.contexts->only_known);
+  running->looks_up = state.prefixes && known && whole && !asked.on_logits && !asked.on_hidden;
   conversation->tokens.insert(conversation->tokens.end(), tokens.begin(), tokens.end());
   conversation->busy = running->id;
   running->conversation = std::move(conversation);
   state.requests.push_back(std::move(running));
   return state.requests.back()->id;
+}
+
+KnownText Engine::known_text(const std::string& space, const std::string& id) const {
+  if (KnownText known = state_->known_texts.find(space, id)) return known;
+  if (!state_->stored_texts) return nullptr;
+  state_->stored_texts->want(space);
+  state_->stored_texts->look();
+  return state_->known_texts.find(space, id);
 }
 
 void Engine::cancel(RequestId id) {

@@ -27,6 +27,7 @@
 #include "onset/base/status.h"
 #include "onset/engine/sampler.h"
 #include "onset/kv/chunk_store.h"
+#include "onset/kv/known_texts.h"
 #include "onset/model/executor.h"
 #include "onset/model/model.h"
 #include "onset/schedule/policy.h"
@@ -55,7 +56,10 @@ struct EngineOptions {
   bool prefix_cache = true;                      // texts that begin as an earlier one did share its pages (kv/prefix_cache.h)
   // Where contexts are kept beyond memory: looked for in this order, and kept in all of them. They may be shared with other engines.
   std::vector<std::shared_ptr<ChunkStore>> chunk_stores = {};
-  double chunk_bytes_per_second = 0;              // loads them no faster, as if from a slower device; 0: as fast as it goes
+  double chunk_bytes_per_second = 0;  // loads them no faster, as if from a slower device; 0: as fast as it goes
+  // Known texts are blended wherever they stand in ordinary prompts, if their keys and values are there: texts that were some request's
+  // contexts, or that a chunk store has. none: only contexts are.
+  std::optional<CacheBlendOptions> reuse_auto = {};
   std::function<void(double)> progress = {};      // share of the weights packed, while loading; from any worker
   std::unique_ptr<SchedulePolicy> schedule = {};  // a policy of the caller's own; null: the one named by `policy`
   std::shared_ptr<const StepCost> cost = {};      // what the schedule asks, if it asks
@@ -83,6 +87,7 @@ struct ContextsReport {
   int64_t loaded_bytes = 0;  // from chunk stores
   double load_seconds = 0;   // that it took, beside the computing
   double wait_seconds = 0;   // that computing waited for it
+  double find_seconds = 0;   // that known texts were looked for in the prompt (EngineOptions::reuse_auto)
 };
 
 // What an attend policy that was asked for by name has left out so far.
@@ -118,10 +123,21 @@ struct Event {
 //   - CacheBlend (arXiv:2405.16444): each is read behind nothing but the token that begins a text. The model then reads the prefix, the
 //     contexts and the prompt one after the other, but of the contexts' rows only those that it would compute most differently.
 using ContextReuse = std::variant<ParallelContextsOptions, CacheBlendOptions>;
+// A part of a text, and where the prompt has it.
+struct TextPlace {
+  int32_t begin = 0;  // token of the prompt
+  int32_t from = 0;   // token of the text
+  int32_t count = 0;
+};
 struct Contexts {
   std::vector<int32_t> prefix;              // token ids; may be empty
   std::vector<std::vector<int32_t>> texts;  // token ids
   ContextReuse reuse = {};
+  // CacheBlend only. Empty: the prompt comes behind prefix and texts. Otherwise one for each text, ascending, and no prefix: the request's
+  // prompt is all that is read, and has these parts of the texts.
+  std::vector<TextPlace> places = {};
+  // Texts whose keys and values are nowhere are computed with the prompt and not by themselves.
+  bool only_known = false;
 };
 
 struct Request {
@@ -216,6 +232,8 @@ class Engine {
   const Model& model() const;
   const Tokenizer* tokenizer() const;  // null for a model without one: prompts are ids or vectors then
   int32_t context() const;             // tokens that one request, or a whole conversation, may read
+  // A context that some request had, or that a chunk store has, by its name (kv/known_texts.h): its tokens, or null. Any thread.
+  KnownText known_text(const std::string& space, const std::string& id) const;
   KvType kv_type() const;
   int32_t threads() const;
   const SchedulePolicy& schedule() const;

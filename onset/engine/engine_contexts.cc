@@ -18,6 +18,9 @@ bool behind_prefix(const Contexts& contexts) {
   return parallel != nullptr && parallel->shared_prefix;
 }
 
+// Parts of prompts that are shorter are not worth a text's loading.
+constexpr int32_t least_known_tokens = 64;
+
 }  // namespace
 
 // Waits until a layer of what comes from stores is there.
@@ -35,6 +38,29 @@ std::vector<int32_t> Engine::State::context_lead(const Contexts& contexts) const
   if (behind_prefix(contexts)) return contexts.prefix;
   const std::optional<TokenId> bos = tokenizer ? tokenizer->bos() : std::nullopt;
   return bos ? std::vector<int32_t>{*bos} : std::vector<int32_t>();
+}
+
+// Parts of texts that the prompt has, as they are said to be.
+Status Engine::State::check_places(const Contexts& asked, std::span<const int32_t> tokens) const {
+  if (asked.places.empty()) return {};
+  if (blending(asked) == nullptr || !asked.prefix.empty() || asked.places.size() != asked.texts.size()) {
+    return error(Code::invalid_argument, "places go with cacheblend, without a prefix, and with one text each: {} places, {} texts",
+                 asked.places.size(), asked.texts.size());
+  }
+  int64_t earliest = 0;
+  for (size_t i = 0; i < asked.places.size(); ++i) {
+    const TextPlace& place = asked.places[i];
+    const std::vector<int32_t>& text = asked.texts[i];
+    const bool inside = place.begin >= earliest && place.from >= 0 && place.count > 0 &&
+                        int64_t{place.begin} + place.count <= static_cast<int64_t>(tokens.size()) &&
+                        int64_t{place.from} + place.count <= static_cast<int64_t>(text.size());
+    if (!inside || !std::equal(text.begin() + place.from, text.begin() + place.from + place.count, tokens.begin() + place.begin)) {
+      return error(Code::invalid_argument, "the prompt does not have tokens {} to {} of context {} at {}", place.from,
+                   place.from + place.count, i + 1, place.begin);
+    }
+    earliest = int64_t{place.begin} + place.count;
+  }
+  return {};
 }
 
 Status Engine::State::check_contexts(const Request& request) const {
@@ -57,6 +83,14 @@ Status Engine::State::check_contexts(const Request& request) const {
   if (!request.vectors.empty() && !blending(asked) && !behind_prefix(asked) && !asked.prefix.empty()) {
     return error(Code::unsupported, "a prompt of vectors cannot begin with the tokens of a prefix that its contexts do not share");
   }
+  ONSET_ASSIGN(const int64_t pages, context_pages(request));
+  if (pages <= pool->pages()) return {};
+  return error(Code::resource_exhausted, "the contexts need {} pages, the key/value pool has {}", pages, pool->pages());
+}
+
+// Pages that the contexts need beside the request's own. Errors: texts that cannot be read.
+Result<int64_t> Engine::State::context_pages(const Request& request) const {
+  const Contexts& asked = *request.contexts;
   if (asked.texts.empty()) return error(Code::invalid_argument, "the list of contexts is empty: expected one or more");
   const auto check_ids = [&](const std::string& name, const std::vector<int32_t>& tokens) -> Status {
     for (const int32_t token : tokens) {
@@ -81,15 +115,41 @@ Status Engine::State::check_contexts(const Request& request) const {
     const int64_t shared = prefixes && request.prefix_cache && i > 0 ? lead / page_tokens * page_tokens : 0;
     pages += pages_of(layout, tokens, most_rows) - pages_of(layout, shared, most_rows);
   }
-  if (pages <= pool->pages()) return {};
-  return error(Code::resource_exhausted, "the contexts need {} pages, the key/value pool has {}", pages, pool->pages());
+  return pages;
+}
+
+// Parts of an ordinary prompt that are known, as contexts of it; none where there are none, or where they cannot be blended.
+std::optional<Contexts> Engine::State::find_known_texts(const Request& request, std::span<const int32_t> tokens, int64_t pages) {
+  if (!options.reuse_auto || !prefixes || !request.prefix_cache || request.session != 0 || request.contexts) return {};
+  if (request.attend || request.select || request.on_logits || request.on_hidden || !request.vectors.empty()) return {};
+  if (options.scheduling.stage_layers > 0 || layout.forgets()) return {};
+  if (stored_texts) stored_texts->want(request.space);
+  // What the prefix cache has is exact: nothing is blended there.
+  const int32_t exact = prefixes->match(request.space, tokens.first(tokens.size() - 1)).tokens;
+  Contexts found{.prefix = {}, .texts = {}, .reuse = *options.reuse_auto, .places = {}, .only_known = true};
+  for (const KnownPart& part : known_texts.find_in(request.space, tokens, least_known_tokens)) {
+    // The last token's answer is wanted: it is computed.
+    const int32_t count = std::min(part.count, static_cast<int32_t>(tokens.size()) - 1 - part.begin);
+    if (count < least_known_tokens || part.begin + count <= exact) continue;
+    found.texts.push_back(*part.text);
+    found.places.push_back({part.begin, part.from, count});
+  }
+  if (found.texts.empty()) return {};
+  Request with{.space = request.space};
+  with.contexts = std::move(found);
+  const auto needed = context_pages(with);
+  if (!needed.ok() || *needed + pages > pool->pages()) return {};
+  return std::move(with.contexts);
 }
 
 // The request's own tokens begin behind the longest of its contexts, which all begin at the same position; or behind all of them.
 Status Engine::State::place_behind_contexts(const Request& request, Conversation& conversation, std::vector<int32_t>& prompt) const {
   ONSET_TRY(check_contexts(request));
   const Contexts& asked = *request.contexts;
-  if (const CacheBlendOptions* blend = blending(asked); blend != nullptr) {
+  if (const CacheBlendOptions* blend = blending(asked); blend != nullptr && !asked.places.empty()) {
+    if (blend->ratio < 1) conversation.plain_tokens = asked.places.front().begin;
+    return {};
+  } else if (blend != nullptr) {
     conversation.tokens = asked.prefix;
     for (const auto& text : asked.texts) conversation.tokens.insert(conversation.tokens.end(), text.begin(), text.end());
     if (blend->ratio < 1) conversation.plain_tokens = static_cast<int32_t>(asked.prefix.size());
@@ -105,16 +165,30 @@ Status Engine::State::place_behind_contexts(const Request& request, Conversation
 
 void Engine::State::begin_contexts(RunningRequest& running) {
   const Contexts& asked = *running.request.contexts;
-  const CacheBlendOptions* blend = blending(asked);
-  running.context_tokens = blend || behind_prefix(asked) ? static_cast<int32_t>(asked.prefix.size()) : 0;
-  for (const auto& text : asked.texts) running.context_tokens += static_cast<int32_t>(text.size());
   running.contexts = std::make_unique<ReadContexts>();
-  running.contexts->lead = context_lead(asked);
+  ReadContexts& contexts = *running.contexts;
+  contexts.lead = context_lead(asked);
+  contexts.cached.assign(asked.texts.size(), 0);
+  contexts.places = asked.places;
+  if (asked.places.empty()) {
+    auto end = static_cast<int32_t>(asked.prefix.size());
+    for (const auto& text : asked.texts) {
+      contexts.places.push_back({.begin = end, .from = 0, .count = static_cast<int32_t>(text.size())});
+      end += static_cast<int32_t>(text.size());
+    }
+    running.context_tokens = end;
+    if (!blending(asked) && !behind_prefix(asked)) running.context_tokens -= static_cast<int32_t>(asked.prefix.size());
+  }
+  if (stored_texts) stored_texts->want(running.request.space);
+  if (!asked.only_known && running.request.prefix_cache) {
+    for (const auto& text : asked.texts) known_texts.add(running.request.space, text);
+  }
+  const CacheBlendOptions* blend = blending(asked);
   if (blend == nullptr) return;
-  running.contexts->blend = std::make_shared<CacheBlendReport>();
-  running.contexts->ratio = blend->ratio;
+  contexts.blend = std::make_shared<CacheBlendReport>();
+  contexts.ratio = blend->ratio;
   // Nothing is reused where everything is computed.
-  running.contexts->ready = blend->ratio == 1 && !blend->observe;
+  contexts.ready = blend->ratio == 1 && !blend->observe;
 }
 
 // The first request that waits with contexts gets them read; those behind it have to wait until it has its place, so that no two of them
@@ -130,7 +204,13 @@ void Engine::State::prepare_contexts() {
   // The first one alone: the others find the prefix in its pages.
   while (contexts.failure.ok() && contexts.begun < count && (contexts.begun == 0 || contexts.ended > 0)) {
     const size_t index = contexts.begun++;
-    if (!take_known(running, index) && !load_context(running, index)) read_context(running, index);
+    if (take_known(running, index) || load_context(running, index)) continue;
+    if (running.request.contexts->only_known) {
+      contexts.texts.push_back(nullptr);
+      ++contexts.ended;
+    } else {
+      read_context(running, index);
+    }
   }
   if (!contexts.failure.ok()) {
     end_early(running, Finish::failed, contexts.failure);
@@ -172,9 +252,24 @@ std::shared_ptr<Conversation> Engine::State::begin_context(RunningRequest& runni
 }
 
 // Tokens of a context that are the request's: a prefix counts with the first context; a token that begins a text is none of the request's.
-int32_t Engine::State::counted_lead(const RunningRequest& running, size_t index) {
+int32_t Engine::State::counted_tokens(const RunningRequest& running, size_t index) {
   const ReadContexts& contexts = *running.contexts;
-  return static_cast<int32_t>(index == 0 && behind_prefix(*running.request.contexts) ? 0 : contexts.lead.size());
+  const bool with_prefix = index == 0 && behind_prefix(*running.request.contexts);
+  const int32_t lead = with_prefix ? static_cast<int32_t>(contexts.lead.size()) : 0;
+  return contexts.places[index].count + lead;
+}
+
+// Of the request's tokens, those that were known: what the prefix cache had of its beginning, and of what is behind that, the contexts'.
+int32_t Engine::State::cached_tokens(const RunningRequest& running) {
+  const ReadContexts& contexts = *running.contexts;
+  const int32_t exact = running.conversation->computed;
+  int32_t cached = contexts.blend ? exact : 0;
+  for (size_t i = 0; i < contexts.places.size(); ++i) {
+    const TextPlace& place = contexts.places[i];
+    const int32_t open = contexts.blend ? std::max(0, place.begin + place.count - std::max(place.begin, exact)) : contexts.cached[i];
+    cached += std::min(open, contexts.cached[i]);
+  }
+  return cached;
 }
 
 // Takes a context that the prefix cache has.
@@ -194,8 +289,8 @@ bool Engine::State::take_known(RunningRequest& running, size_t index) {
     reserve(*conversation, 0);
     return false;
   }
-  const int32_t counted = count - counted_lead(running, index);
-  contexts.cached_tokens += counted;
+  const int32_t counted = counted_tokens(running, index);
+  contexts.cached[index] = counted;
   contexts.report->tokens["memory"] += counted;
   counts.looked_up_tokens += count;
   counts.cached_tokens += count;
@@ -226,8 +321,8 @@ bool Engine::State::load_context(RunningRequest& running, size_t index) {
       for (int32_t slot = 0; slot < count; slot += page_tokens) here.push_back(conversation->cache.page_for_write(layer, group, slot));
     }
   }
-  const int32_t counted = count - counted_lead(running, index);
-  contexts.cached_tokens += counted;
+  const int32_t counted = counted_tokens(running, index);
+  contexts.cached[index] = counted;
   contexts.report->tokens[tier] += counted;
   contexts.texts.push_back(conversation);
   ++contexts.ended;
@@ -238,8 +333,8 @@ void Engine::State::read_context(RunningRequest& running, size_t index) {
   ReadContexts& contexts = *running.contexts;
   const auto conversation = begin_context(running, index);
   const auto count = static_cast<int32_t>(conversation->tokens.size());
-  const int32_t lead = counted_lead(running, index);
-  contexts.report->tokens["read"] += count - lead;
+  const int32_t counted = counted_tokens(running, index);
+  contexts.report->tokens["read"] += counted;
   contexts.texts.push_back(conversation);
   contexts.unkept.push_back(index);
 
@@ -248,12 +343,12 @@ void Engine::State::read_context(RunningRequest& running, size_t index) {
                   .priority = running.request.priority,
                   .space = running.request.space,
                   .prefix_cache = running.request.prefix_cache};
-  Engine::EventHandler ended = [&contexts, lead](const Event& event) {
+  Engine::EventHandler ended = [&contexts, index, behind = count - counted](const Event& event) {
     if (event.finish != Finish::length && contexts.failure.ok()) {
       contexts.failure =
           event.status.ok() ? error(Code::cancelled, "the reading of a context was ended") : event.status.within("a context");
     }
-    contexts.cached_tokens += std::max(0, event.cached_tokens - lead);
+    contexts.cached[index] = std::max(0, event.cached_tokens - behind);
     ++contexts.ended;
   };
   auto reader = std::make_unique<RunningRequest>(next_id++, std::move(request), std::move(ended), Sampler({}, {}, model->isa()),
@@ -286,10 +381,13 @@ void Engine::State::choose_ratio(RunningRequest& running) {
     const auto rate = tier_bytes_per_second.find(contexts.load->tier(i));
     if (rate != tier_bytes_per_second.end()) load_seconds += bytes / rate->second;
   }
-  contexts.ratio = static_cast<float>(hiding_ratio(prefill_seconds(running.context_tokens), load_seconds, contexts.ratio));
+  int32_t tokens = 0;
+  for (const TextPlace& place : contexts.places) tokens += place.count;
+  contexts.ratio = static_cast<float>(hiding_ratio(prefill_seconds(tokens), load_seconds, contexts.ratio));
   if (contexts.ratio < 1) return;
   contexts.pages.clear();
-  contexts.cached_tokens = running.cached_tokens = 0;
+  std::fill(contexts.cached.begin(), contexts.cached.end(), 0);
+  running.cached_tokens = 0;
   contexts.report->tokens.clear();
   release_contexts(running);
 }
@@ -335,8 +433,13 @@ void Engine::State::take_contexts(RunningRequest& running) {
   ReadContexts& contexts = *running.contexts;
   const Contexts& asked = *running.request.contexts;
   contexts.ready = true;
-  running.cached_tokens = contexts.cached_tokens;
+  running.cached_tokens = cached_tokens(running);
   keep_contexts(running);
+  if (std::all_of(contexts.texts.begin(), contexts.texts.end(), [](const auto& text) { return text == nullptr; })) {
+    // Nothing is known after all: a prompt like others.
+    running.conversation->plain_tokens = INT32_MAX;
+    contexts.texts.clear();
+  }
   if (contexts.blend) choose_ratio(running);
   if (contexts.pages.empty()) {
     contexts.load.reset();
@@ -367,13 +470,8 @@ void Engine::State::take_contexts(RunningRequest& running) {
 // What is loaded together: parallel contexts all at once; of blended ones those that begin in the same piece of the prompt, so that a piece
 // is computed while the next one's contexts are on their way.
 std::vector<int32_t> Engine::State::load_groups(const RunningRequest& running) const {
-  const Contexts& asked = *running.request.contexts;
   std::vector<int32_t> groups;
-  auto begin = static_cast<int32_t>(asked.prefix.size());
-  for (const auto& text : asked.texts) {
-    groups.push_back(running.contexts->blend ? begin / most_rows : 0);
-    begin += static_cast<int32_t>(text.size());
-  }
+  for (const TextPlace& place : running.contexts->places) groups.push_back(running.contexts->blend ? place.begin / most_rows : 0);
   return groups;
 }
 
@@ -403,20 +501,20 @@ Status Engine::State::begin_blending(RunningRequest& running) {
   const auto lead = static_cast<int32_t>(contexts.lead.size());
   const std::vector<int32_t> groups = load_groups(running);
   std::vector<KeyRange> reused;
-  auto begin = static_cast<int32_t>(asked.prefix.size());
   for (size_t i = 0; i < contexts.texts.size(); ++i) {
-    const int32_t end = begin + static_cast<int32_t>(asked.texts[i].size());
+    if (!contexts.texts[i]) continue;
+    const TextPlace& place = contexts.places[i];
+    const int32_t end = place.begin + place.count;
     // What the prefix cache had is exact already.
-    const int32_t first = std::max(begin, own.computed);
-    if (first < end) {
-      contexts.placements.push_back(
-          {.begin = first,
-           .group = groups[i],
-           .moved = Repositioning(*model, contexts.texts[i]->cache, lead + first - begin, lead + end - begin, own.cache, first, workers)});
-      reused.push_back({first, end});
-      contexts.blend->reused_tokens += end - first;
-    }
-    begin = end;
+    const int32_t first = std::max(place.begin, own.computed);
+    if (first >= end) continue;
+    const int32_t from = lead + place.from + first - place.begin;
+    contexts.placements.push_back(
+        {.begin = first,
+         .group = groups[i],
+         .moved = Repositioning(*model, contexts.texts[i]->cache, from, from + end - first, own.cache, first, workers)});
+    reused.push_back({first, end});
+    contexts.blend->reused_tokens += end - first;
   }
   contexts.placed.assign(layout.layers, 0);
   contexts.blend->fresh_tokens = running.prompt_end - own.computed - contexts.blend->reused_tokens;
@@ -478,6 +576,7 @@ void Engine::State::release_contexts(RunningRequest& running) {
   const bool whole = !contexts.loading();
   learn_rate(contexts);
   for (const auto& text : contexts.texts) {
+    if (!text) continue;
     if (prefixes && whole && text->plain_tokens > 0 && text->computed == static_cast<int32_t>(text->tokens.size())) {
       prefixes->publish_all(running.request.space, text->tokens, text->cache, text->prefix);
     }

@@ -1,6 +1,7 @@
 // What an engine consists of; for its own source files.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "onset/engine/running.h"
 #include "onset/engine/step_batch.h"
 #include "onset/kv/chunk_transfer.h"
+#include "onset/kv/stored_texts.h"
 #include "onset/kv/swap_file.h"
 
 namespace onset {
@@ -29,13 +31,17 @@ struct Engine::State {
   Status make_pool();
 
   // --- contexts that requests refer to ----------------------------------------------------------------------------
+  std::optional<Contexts> find_known_texts(const Request& request, std::span<const int32_t> tokens, int64_t pages);
+  Status check_places(const Contexts& asked, std::span<const int32_t> tokens) const;
+  Result<int64_t> context_pages(const Request& request) const;
   Status check_contexts(const Request& request) const;
   std::vector<int32_t> context_lead(const Contexts& contexts) const;
   Status place_behind_contexts(const Request& request, Conversation& conversation, std::vector<int32_t>& prompt) const;
   void begin_contexts(RunningRequest& running);
   void prepare_contexts();
   std::shared_ptr<Conversation> begin_context(RunningRequest& running, size_t index);
-  static int32_t counted_lead(const RunningRequest& running, size_t index);
+  static int32_t counted_tokens(const RunningRequest& running, size_t index);
+  static int32_t cached_tokens(const RunningRequest& running);
   bool look_in_stores(RunningRequest& running);
   bool take_known(RunningRequest& running, size_t index);
   bool load_context(RunningRequest& running, size_t index);
@@ -96,7 +102,9 @@ struct Engine::State {
   std::shared_ptr<const AttendSpec> attend;  // of requests that do not name one; null: dense
   ChunkIdentity chunk_identity;
   std::optional<ChunkTransfer> transfer;  // empty: no chunk stores
-  int32_t most_rows = 0;                  // of one request in a step
+  mutable KnownTexts known_texts;
+  std::unique_ptr<StoredTexts> stored_texts;  // null: no chunk stores
+  int32_t most_rows = 0;                      // of one request in a step
   std::optional<StepBatch> batch;
 
   std::vector<std::unique_ptr<RunningRequest>> requests;  // in order of arrival

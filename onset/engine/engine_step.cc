@@ -89,11 +89,7 @@ void Engine::State::attach_prefix(RunningRequest& running) {
   conversation.plain_tokens = std::max(conversation.plain_tokens, conversation.computed);
   running.known_prefix = {};
   if (running.new_tokens > 0) return;  // it begins again after its pages were taken away
-  running.cached_tokens = conversation.computed;
-  if (running.contexts) {
-    const auto prefix = static_cast<int32_t>(running.request.contexts->prefix.size());
-    running.cached_tokens = running.contexts->cached_tokens + std::min(conversation.computed, prefix);
-  }
+  running.cached_tokens = running.contexts ? cached_tokens(running) : conversation.computed;
   counts.looked_up_tokens += running.prompt_end;
   counts.cached_tokens += conversation.computed;
 }

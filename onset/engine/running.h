@@ -69,10 +69,11 @@ class AnswerText {
 // The contexts of a request while they are being read, and as long as it needs them.
 struct ReadContexts {
   std::vector<int32_t> lead;                         // what each is read behind
-  std::vector<std::shared_ptr<Conversation>> texts;  // each behind the lead
+  std::vector<std::shared_ptr<Conversation>> texts;  // each behind the lead; null: computed with the prompt
   std::vector<RequestId> readers;                    // requests that read them
   size_t begun = 0, ended = 0;
-  int32_t cached_tokens = 0;
+  std::vector<TextPlace> places;  // of blended ones, in the conversation
+  std::vector<int32_t> cached;    // of each text: tokens of the request that were known
   Status failure;
   bool ready = false;                       // all of them are read, or on their way
   std::shared_ptr<CacheBlendReport> blend;  // null unless they are blended

@@ -387,6 +387,26 @@ ChunkStoreStatistics ChunkFolder::statistics() const {
   return now;
 }
 
+Result<std::vector<std::string>> ChunkFolder::keys() {
+  const std::lock_guard lock(state_->mutex);
+  ONSET_ASSIGN(const std::vector<ChunkRow> rows, state_->index->all());
+  std::vector<std::string> keys;
+  for (const ChunkRow& row : rows) {
+    if (row.temporary.empty()) keys.push_back(row.key);
+  }
+  return keys;
+}
+
+Result<ChunkText> ChunkFolder::text(const std::string& key, const ChunkIdentity& identity) {
+  const Descriptor file(is_key(key) ? ::open(state_->file_of(key).c_str(), O_RDONLY | O_CLOEXEC) : -1);
+  size_t header_bytes = 0;
+  auto header = file.valid() ? read_header(file.get(), &header_bytes) : std::nullopt;
+  if (header && header->key == key && header->identity == identity) {
+    return ChunkText{.space = {}, .lead = std::move(header->lead), .tokens = std::move(header->tokens)};
+  }
+  return error(Code::not_found, "{}: no such chunk of this model", state_->file_of(key).string());
+}
+
 Result<std::vector<ChunkFileInfo>> ChunkFolder::list() const {
   std::vector<ChunkFileInfo> files;
   const std::lock_guard lock(state_->mutex);

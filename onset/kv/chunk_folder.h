@@ -33,6 +33,8 @@ class ChunkFolder : public ChunkStore {
   std::unique_ptr<StoredChunk> find(const std::string& key, const ChunkIdentity& identity) override;
   Status put(const ChunkToStore& chunk) override;
   ChunkStoreStatistics statistics() const override;
+  Result<std::vector<std::string>> keys() override;
+  Result<ChunkText> text(const std::string& key, const ChunkIdentity& identity) override;
 
   // The least recently used first; files that are no chunks are left out.
   Result<std::vector<ChunkFileInfo>> list() const;

@@ -73,11 +73,14 @@ Result<Address> address_of(const std::string& url) {
   return address;
 }
 
+const std::string name_prefix = "onset:chunk:";
+constexpr size_t key_length = 64;
+
 std::string header_name(const std::string& key) {
-  return "onset:chunk:" + key;
+  return name_prefix + key;
 }
 std::string layer_name(const std::string& key, int32_t layer) {
-  return fmt::format("onset:chunk:{}:{}", key, layer);
+  return fmt::format("{}{}:{}", name_prefix, key, layer);
 }
 
 std::span<const std::byte> bytes_of(const redisReply& reply) {
@@ -90,7 +93,7 @@ struct ChunkRedis::State {
   explicit State(Address its_address) : address(std::move(its_address)) {}
 
   Status connect();
-  Status ask(std::initializer_list<std::span<const std::byte>> words, Reply& reply);
+  Status ask(std::span<const std::span<const std::byte>> words, Reply& reply);
   Status ask_words(std::initializer_list<std::string> words, Reply& reply);
   Status unreachable(const std::string& why);
   void lost(const std::string& key, const std::string& why);
@@ -128,7 +131,7 @@ Status ChunkRedis::State::connect() {
 }
 
 // One command. What Redis refuses (no memory left, say) is an error, and the connection stays.
-Status ChunkRedis::State::ask(std::initializer_list<std::span<const std::byte>> words, Reply& reply) {
+Status ChunkRedis::State::ask(std::span<const std::span<const std::byte>> words, Reply& reply) {
   ONSET_TRY(connect());
   std::vector<const char*> begins;
   std::vector<size_t> sizes;
@@ -148,8 +151,9 @@ Status ChunkRedis::State::ask(std::initializer_list<std::span<const std::byte>> 
 }
 
 Status ChunkRedis::State::ask_words(std::initializer_list<std::string> words, Reply& reply) {
-  const auto bytes = [&](size_t i) { return std::as_bytes(std::span(words.begin()[i].data(), words.begin()[i].size())); };
-  return words.size() == 1 ? ask({bytes(0)}, reply) : ask({bytes(0), bytes(1)}, reply);
+  std::vector<std::span<const std::byte>> parts;
+  for (const std::string& word : words) parts.push_back(std::as_bytes(std::span(word.data(), word.size())));
+  return ask(parts, reply);
 }
 
 // What is not whole is not looked at again.
@@ -227,9 +231,10 @@ Status ChunkRedis::put(const ChunkToStore& chunk) {
   const auto set = [&](const std::string& name, std::span<const std::byte> value) {
     const std::lock_guard lock(state.mutex);  // one after the other: whoever wants to read comes between
     const std::string command = "SET";
+    const std::span<const std::byte> words[] = {std::as_bytes(std::span(command.data(), command.size())),
+                                                std::as_bytes(std::span(name.data(), name.size())), value};
     Reply reply;
-    return state.ask({std::as_bytes(std::span(command.data(), command.size())), std::as_bytes(std::span(name.data(), name.size())), value},
-                     reply);
+    return state.ask(words, reply);
   };
   for (int32_t layer = 0; layer < header.identity.layers; ++layer) {
     ONSET_TRY(set(layer_name(header.key, layer), chunk.pages.subspan(layer * header.layer_bytes(), header.layer_bytes())));
@@ -250,6 +255,41 @@ Status ChunkRedis::erase(const std::string& key, int32_t layers) {
   ONSET_TRY(state_->ask_words({"DEL", header_name(key)}, reply));
   for (int32_t layer = 0; layer < layers; ++layer) ONSET_TRY(state_->ask_words({"DEL", layer_name(key, layer)}, reply));
   return {};
+}
+
+// In steps, between which others are served.
+Result<std::vector<std::string>> ChunkRedis::keys() {
+  State& state = *state_;
+  std::vector<std::string> keys;
+  std::string cursor = "0";
+  do {
+    const std::lock_guard lock(state.mutex);
+    Reply reply;
+    ONSET_TRY(state.ask_words({"SCAN", cursor, "MATCH", name_prefix + "*", "COUNT", "1000"}, reply));
+    const bool two = reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 && reply->element[0]->type == REDIS_REPLY_STRING &&
+                     reply->element[1]->type == REDIS_REPLY_ARRAY;
+    if (!two) return error(Code::failed, "{}: SCAN was answered with something else than a list", state.address.shown);
+    cursor.assign(reply->element[0]->str, reply->element[0]->len);
+    for (size_t i = 0; i < reply->element[1]->elements; ++i) {
+      const redisReply& name = *reply->element[1]->element[i];
+      // Names of layers are longer.
+      if (name.type == REDIS_REPLY_STRING && name.len == name_prefix.size() + key_length) {
+        keys.emplace_back(name.str + name_prefix.size(), key_length);
+      }
+    }
+  } while (cursor != "0");
+  return keys;
+}
+
+Result<ChunkText> ChunkRedis::text(const std::string& key, const ChunkIdentity& identity) {
+  const std::lock_guard lock(state_->mutex);
+  Reply reply;
+  ONSET_TRY(state_->ask_words({"GET", header_name(key)}, reply));
+  auto header = decode_chunk_header(bytes_of(*reply));
+  if (header.ok() && header->key == key && header->identity == identity) {
+    return ChunkText{.space = {}, .lead = std::move(header->lead), .tokens = std::move(header->tokens)};
+  }
+  return error(Code::not_found, "{}: no chunk {} of this model", state_->address.shown, key);
 }
 
 ChunkStoreStatistics ChunkRedis::statistics() const {

@@ -24,6 +24,8 @@ class ChunkRedis : public ChunkStore {
   Status put(const ChunkToStore& chunk) override;
   // `chunks` and `bytes` are those that this object has put.
   ChunkStoreStatistics statistics() const override;
+  Result<std::vector<std::string>> keys() override;
+  Result<ChunkText> text(const std::string& key, const ChunkIdentity& identity) override;
   // Takes a chunk of so many layers out. Errors: failed, where the server cannot be reached.
   Status erase(const std::string& key, int32_t layers);
   // Whether the server answers. Errors: failed, naming it and the reason.

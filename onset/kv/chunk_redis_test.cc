@@ -97,6 +97,12 @@ TEST(ChunkRedis, HostsFindWhatOthersPut) {
   EXPECT_EQ(there->find(chunk.key, foreign), nullptr);
   EXPECT_EQ(there->statistics().hits, 1);
   EXPECT_EQ(there->statistics().misses, 2);
+  EXPECT_EQ(*there->keys(), std::vector<std::string>{chunk.key});
+  const auto text = there->text(chunk.key, small_identity());
+  ASSERT_TRUE(text.ok()) << text.status().message();
+  EXPECT_EQ(std::pair(text->lead, text->tokens), std::pair(chunk.chunk.text.lead, chunk.chunk.text.tokens));
+  EXPECT_EQ(there->text(chunk.key, foreign).status().code(), Code::not_found);
+  EXPECT_EQ(there->text(missing.key, small_identity()).status().code(), Code::not_found);
 }
 
 TEST(ChunkRedis, WhatIsDamagedOrGoneIsAMissOrAnError) {

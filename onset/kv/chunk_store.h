@@ -77,6 +77,10 @@ class ChunkStore {
   // larger than the store may be, failed where it cannot be written; then nothing has changed.
   virtual Status put(const ChunkToStore& chunk) = 0;
   virtual ChunkStoreStatistics statistics() const = 0;
+  // Of all chunks that it has now, whatever model they are of. Errors: failed where it cannot be asked.
+  virtual Result<std::vector<std::string>> keys() = 0;
+  // What was read for a chunk; not for whom (`space` is empty). Errors: not_found where it has none of this key and identity.
+  virtual Result<ChunkText> text(const std::string& key, const ChunkIdentity& identity) = 0;
 };
 
 }  // namespace onset

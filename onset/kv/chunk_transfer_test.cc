@@ -27,6 +27,8 @@ class PlainStore : public ChunkStore {
     return std::make_unique<Chunk>(*this, found->second, identity);
   }
   ChunkStoreStatistics statistics() const override { return {}; }
+  Result<std::vector<std::string>> keys() override { return std::vector<std::string>(); }
+  Result<ChunkText> text(const std::string&, const ChunkIdentity&) override { return error(Code::not_found, "it keeps no texts"); }
   size_t chunks() const {
     const std::lock_guard lock(mutex_);
     return chunks_.size();

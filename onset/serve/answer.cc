@@ -190,11 +190,36 @@ void Usage::add(const AnswerForm& form, int choice, const Event& event) {
 }
 
 std::string Usage::onset_field(const AnswerForm& form) const {
+  const bool found = form.reuse.empty() && blend && blend->reused_tokens > 0;
+  const bool tells = found || !form.reuse.empty();
   std::string out;
   const auto begin = [&out] { out += out.empty() ? ",\"onset\":{" : ","; };
-  if (!form.reuse.empty()) {
+  if (tells) {
     begin();
-    out += fmt::format("\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", form.reuse, form.context_tokens, cached_tokens);
+    int64_t tokens = found ? blend->reused_tokens : 0;
+    for (const AnswerForm::Context& context : form.contexts) tokens += context.tokens;
+    out += fmt::format("\"reuse\":\"{}\",\"context_tokens\":{},\"cached_tokens\":{}", found ? "auto" : form.reuse, tokens, cached_tokens);
+  }
+  if (found) {
+    out += fmt::format(",\"find_seconds\":{:.6f}", contexts->find_seconds);
+  } else if (!form.reuse.empty()) {
+    const char* comma = "";
+    out += ",\"contexts\":[";
+    for (const auto& [id, count] : form.contexts) {
+      out += fmt::format("{}{{\"id\":\"{}\",\"tokens\":{}}}", std::exchange(comma, ","), id, count);
+    }
+    out += "]";
+  }
+  if (tells && contexts) {
+    const char* comma = "";
+    out += ",\"tiers\":{";
+    for (const auto& [tier, tokens] : contexts->tokens) out += fmt::format("{}\"{}\":{}", std::exchange(comma, ","), tier, tokens);
+    out += fmt::format("}},\"loaded_bytes\":{},\"load_seconds\":{:.6f},\"wait_seconds\":{:.6f}", contexts->loaded_bytes,
+                       contexts->load_seconds, contexts->wait_seconds);
+  }
+  if (tells && blend) {
+    out += fmt::format(",\"ratio\":{:.4g},\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->ratio,
+                       blend->reused_tokens, blend->fresh_tokens, fmt::join(blend->recomputed, ","));
   }
   if (attend) {
     begin();
@@ -202,17 +227,6 @@ std::string Usage::onset_field(const AnswerForm& form) const {
     append_json_string(out, attend->name);
     out += fmt::format(",\"pairs\":{},\"dense_pairs\":{},\"skipped\":{:.4f}}}", attend->counts.visited, attend->counts.dense,
                        skipped_share(attend->counts));
-  }
-  if (contexts) {
-    const char* comma = "";
-    out += ",\"tiers\":{";
-    for (const auto& [tier, tokens] : contexts->tokens) out += fmt::format("{}\"{}\":{}", std::exchange(comma, ","), tier, tokens);
-    out += fmt::format("}},\"loaded_bytes\":{},\"load_seconds\":{:.6f},\"wait_seconds\":{:.6f}", contexts->loaded_bytes,
-                       contexts->load_seconds, contexts->wait_seconds);
-  }
-  if (blend) {
-    out += fmt::format(",\"ratio\":{:.4g},\"reused_tokens\":{},\"fresh_tokens\":{},\"recomputed_tokens\":[{}]", blend->ratio,
-                       blend->reused_tokens, blend->fresh_tokens, fmt::join(blend->recomputed, ","));
   }
   if (select) {
     begin();

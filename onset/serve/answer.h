@@ -22,9 +22,14 @@ struct AnswerForm {
   int64_t created = 0;  // seconds since 1970
   int32_t choices = 1;  // in all: prompts times n, those of a prompt one after the other
   int32_t choices_of_prompt = 1;
-  int64_t prompt_tokens = 0;   // of all prompts, each counted once
-  std::string reuse = {};      // how contexts are reused; empty: there are none
-  int64_t context_tokens = 0;  // of the contexts
+  int64_t prompt_tokens = 0;  // of all prompts, each counted once
+  std::string reuse = {};     // how contexts are reused; empty: there are none
+  // The contexts, by the names under which later requests can have them.
+  struct Context {
+    std::string id;
+    int64_t tokens = 0;
+  };
+  std::vector<Context> contexts = {};
   bool logprobs = false;
   bool include_usage = false;                   // streams: token counts in a last chunk
   const Tokenizer* tokenizer = nullptr;         // names tokens in logprobs
@@ -61,10 +66,11 @@ struct Usage {
   void add(const AnswerForm& form, int choice, const Event& event);
   // {"prompt_tokens": ..., "completion_tokens": ..., "total_tokens": ..., "prompt_tokens_details": {"cached_tokens": ...}}
   std::string json(const AnswerForm& form) const;
-  // What became of the contexts: nothing without any, or ,"onset":{"reuse": ..., "context_tokens": ..., "cached_tokens": ...,
-  // "tiers": {"memory": ...}, "loaded_bytes": ..., "load_seconds": ..., "wait_seconds": ...}, and of blended ones "reused_tokens",
-  // "fresh_tokens", "recomputed_tokens" (for each layer). Of a select policy: "select": {"policy": ..., "prompt_rows": [for each layer],
-  // "rows_by_now": [...], "revived": ..., "stored_bytes": ...}.
+  // What became of the contexts (and of known texts in prompts: reuse "auto"): nothing without any, or ,"onset":{"reuse": ...,
+  // "context_tokens": ..., "cached_tokens": ..., "contexts": [{"id": ..., "tokens": ...}], "tiers": {"memory": ...}, "loaded_bytes": ...,
+  // "load_seconds": ..., "wait_seconds": ...}, and of blended ones "reused_tokens", "fresh_tokens", "recomputed_tokens" (for each layer).
+  // Of a select policy: "select": {"policy": ..., "prompt_rows": [for each layer], "rows_by_now": [...],
+  // "revived": ..., "stored_bytes": ...}.
   // With an attend policy by name "attend": {"name": ..., "pairs": ..., "dense_pairs": ..., "skipped": ...}, of all choices.
   std::string onset_field(const AnswerForm& form) const;
 

@@ -187,7 +187,7 @@ class Run {
       call->embedding = std::move(ready->prepared);
       return ready->host->submit(std::move(requests), call);
     }
-    auto ready = ready_generation(hosts_, body, entry.url == "/v1/chat/completions");
+    auto ready = ready_generation(hosts_, body, entry.url == "/v1/chat/completions", "");
     if (!ready.ok()) return end(entry.custom_id, ready.error());
     if (ready->prepared.stream)
       return end(entry.custom_id, ApiError{.message = "stream: a batch has no streams", .param = "stream", .code = "unsupported_value"});

@@ -362,7 +362,7 @@ net::awaitable<bool> Connection<Stream>::answer(const Head& head, std::string bo
 template <typename Stream>
 net::awaitable<bool> Connection<Stream>::generate(const Head& head, std::string body, bool chat) {
   const Server::State& server = server_;
-  const auto work = [&server, &body, chat] { return ready_generation(server.hosts, parse_body(body), chat); };
+  const auto work = [&server, &body, chat, &head] { return ready_generation(server.hosts, parse_body(body), chat, head.space); };
   Checked<Ready<Prepared>> ready = co_await prepare_with(server_.preparing, work);
   body = {};
   if (!ready.ok()) co_return co_await refuse(head, ready.error());

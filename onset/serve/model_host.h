@@ -71,6 +71,7 @@ class ModelHost {
   // How the model writes calls of tools, as its chat template shows it.
   ToolCallForm tool_form() const { return tool_form_; }
   int32_t context() const { return engine_->context(); }
+  KnownText known_text(const std::string& space, const std::string& id) const { return engine_->known_text(space, id); }
   int32_t vocabulary() const { return engine_->model().config().vocabulary; }
   int64_t hidden() const { return engine_->model().config().hidden; }
   int64_t pages() const { return pages_; }

@@ -132,7 +132,7 @@ struct Reading {
   std::optional<Contexts> contexts = {};
 };
 
-int64_t context_tokens(const PromptParts& parts) {
+int64_t tokens_of_contexts(const PromptParts& parts) {
   int64_t count = 0;
   for (const auto& context : parts.contexts) count += static_cast<int64_t>(context.size());
   return count;
@@ -141,7 +141,7 @@ int64_t context_tokens(const PromptParts& parts) {
 // A prompt with contexts: one text, or contexts that are read apart.
 Checked<Reading> reading_of(const ModelHost& host, const ReuseRequest& asked, PromptParts parts) {
   const bool side_by_side = asked.reuse && std::holds_alternative<ParallelContextsOptions>(*asked.reuse);
-  const auto all = static_cast<int64_t>(parts.prefix.size() + parts.prompt.size()) + context_tokens(parts);
+  const auto all = static_cast<int64_t>(parts.prefix.size() + parts.prompt.size()) + tokens_of_contexts(parts);
   // Those that stand side by side need not fit together: the engine knows.
   if (!side_by_side && all > host.context()) {
     return ApiError{.message = fmt::format("onset.contexts: has {} tokens with the prompt, the context of model {} has room for {}", all,
@@ -210,18 +210,45 @@ Prepared build(const ModelHost& host, const GenerationRequest& asked, const std:
   return prepared;
 }
 
+// The contexts' tokens: of the texts, and of those that are named.
+Checked<std::vector<std::vector<int32_t>>> read_contexts(const ModelHost& host, const ReuseRequest& asked, const std::string& space) {
+  std::vector<std::vector<int32_t>> contexts;
+  for (size_t i = 0; i < asked.contexts.size(); ++i) {
+    const auto& [text, id] = asked.contexts[i];
+    if (!id.empty()) {
+      const KnownText known = host.known_text(space, id);
+      if (known == nullptr) {
+        const std::string field = fmt::format("onset.contexts[{}].id", i);
+        return ApiError{.status = 404,
+                        .message = fmt::format("{}: there is no context {}; send its text", field, shown(id)),
+                        .param = field,
+                        .code = "context_not_found"};
+      }
+      contexts.push_back(*known);
+      continue;
+    }
+    Result<std::vector<int32_t>> encoded = context_tokens(*host.tokenizer(), text);
+    if (!encoded.ok()) return error_of(encoded.status());
+    contexts.push_back(*std::move(encoded));
+  }
+  return contexts;
+}
+
 Checked<Prepared> build_with_contexts(const ModelHost& host, const GenerationRequest& asked, PromptParts parts, bool chat) {
-  const int64_t contexts = context_tokens(parts);
+  std::vector<AnswerForm::Context> contexts;
+  for (const auto& tokens : parts.contexts) contexts.push_back({text_id(tokens), static_cast<int64_t>(tokens.size())});
   Checked<Reading> reading = reading_of(host, *asked.onset, std::move(parts));
   if (!reading.ok()) return reading.error();
   Prepared prepared = build(host, asked, {*std::move(reading)}, chat);
   prepared.form.reuse = asked.onset->name;
-  prepared.form.context_tokens = contexts;
+  prepared.form.contexts = std::move(contexts);
   return prepared;
 }
 
-Checked<Prepared> chat_with_contexts(const ModelHost& host, const ChatRequest& request, const std::string& text) {
-  Result<PromptParts> parts = split_prompt(*host.tokenizer(), text, request.onset->contexts, request.onset->newlines);
+Checked<Prepared> chat_with_contexts(const ModelHost& host, const ChatRequest& request, const std::string& text, const std::string& space) {
+  auto contexts = read_contexts(host, *request.onset, space);
+  if (!contexts.ok()) return contexts.error();
+  Result<PromptParts> parts = split_prompt(*host.tokenizer(), text, *std::move(contexts), request.onset->newlines);
   if (!parts.ok()) return error_of(parts.status().within("messages"));
   return build_with_contexts(host, request, *std::move(parts), true);
 }
@@ -234,14 +261,14 @@ Checked<Prepared> chat_without_contexts(const ModelHost& host, const ChatRequest
   return build(host, request, {{*std::move(tokens)}}, true);
 }
 
-template <typename P, typename Parse>
-Checked<Ready<P>> make_ready(const Hosts& hosts, const Checked<Json>& body, Parse parse) {
+template <typename P, typename Parse, typename... More>
+Checked<Ready<P>> make_ready(const Hosts& hosts, const Checked<Json>& body, Parse parse, const More&... more) {
   if (!body.ok()) return body.error();
   auto request = parse(*body);
   if (!request.ok()) return request.error();
   const auto found = hosts.find(request->model);
   if (found == hosts.end()) return unknown_model(request->model);
-  auto prepared = prepare(*found->second, *std::move(request));
+  auto prepared = prepare(*found->second, *std::move(request), more...);
   if (!prepared.ok()) return prepared.error();
   return Ready<P>{found->second.get(), *std::move(prepared)};
 }
@@ -270,7 +297,7 @@ std::string new_id(std::string_view prefix) {
   return id;
 }
 
-Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request) {
+Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request, const std::string& space) {
   if (const auto problem = check_options(host, request)) return *problem;
   if (request.onset) {
     if (host.tokenizer() == nullptr) return no_tokenizer(host);
@@ -281,7 +308,9 @@ Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request) {
     if (text.empty()) {
       return ApiError{.message = "prompt: is empty, expected one token or more", .param = "prompt", .code = "invalid_value"};
     }
-    Result<PromptParts> parts = plain_parts(*host.tokenizer(), text, request.onset->contexts, request.onset->newlines);
+    auto contexts = read_contexts(host, *request.onset, space);
+    if (!contexts.ok()) return contexts.error();
+    Result<PromptParts> parts = plain_parts(*host.tokenizer(), text, *std::move(contexts), request.onset->newlines);
     if (!parts.ok()) return error_of(parts.status());
     return build_with_contexts(host, request, *std::move(parts), false);
   }
@@ -294,7 +323,7 @@ Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request) {
   return build(host, request, prompts, false);
 }
 
-Checked<Prepared> prepare(const ModelHost& host, ChatRequest request) {
+Checked<Prepared> prepare(const ModelHost& host, ChatRequest request, const std::string& space) {
   if (const auto problem = check_options(host, request)) return *problem;
   if (host.tokenizer() == nullptr) return no_tokenizer(host);
   if (!host.chat_template()) {
@@ -333,7 +362,7 @@ Checked<Prepared> prepare(const ModelHost& host, ChatRequest request) {
   }
   const Result<std::string> text = host.chat_template()->render(request.messages, request.tools, {});
   if (!text.ok()) return error_of(text.status().within("messages: the model's chat template refuses"));
-  Checked<Prepared> made = request.onset ? chat_with_contexts(host, request, *text) : chat_without_contexts(host, request, *text);
+  Checked<Prepared> made = request.onset ? chat_with_contexts(host, request, *text, space) : chat_without_contexts(host, request, *text);
   if (!made.ok()) return made.error();
   Prepared prepared = *std::move(made);
   if (!request.tools.is_null()) {
@@ -406,8 +435,8 @@ Checked<std::string> embedding_body(const PreparedEmbedding& prepared) {
          fmt::format("],\"model\":{},\"usage\":{{\"prompt_tokens\":{},\"total_tokens\":{}}}}}", model, prepared.tokens, prepared.tokens);
 }
 
-Checked<Ready<Prepared>> ready_generation(const Hosts& hosts, const Checked<Json>& body, bool chat) {
-  return chat ? make_ready<Prepared>(hosts, body, parse_chat) : make_ready<Prepared>(hosts, body, parse_completion);
+Checked<Ready<Prepared>> ready_generation(const Hosts& hosts, const Checked<Json>& body, bool chat, const std::string& space) {
+  return chat ? make_ready<Prepared>(hosts, body, parse_chat, space) : make_ready<Prepared>(hosts, body, parse_completion, space);
 }
 
 Checked<Ready<PreparedEmbedding>> ready_embedding(const Hosts& hosts, const Checked<Json>& body) {

@@ -23,8 +23,9 @@ struct Prepared {
 // `host` must be the model that the request names. Errors: a prompt that does not fit the context (code context_length_exceeded), token
 // ids that are not in the vocabulary, a chat template that refuses, a model without tokenizer or chat template. These may take
 // milliseconds for long prompts and are called from threads that nobody waits for.
-Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request);
-Checked<Prepared> prepare(const ModelHost& host, ChatRequest request);
+// `space`: whose request it is (Request::space); contexts are found by their names only there.
+Checked<Prepared> prepare(const ModelHost& host, CompletionRequest request, const std::string& space);
+Checked<Prepared> prepare(const ModelHost& host, ChatRequest request, const std::string& space);
 
 // The mean of a prompt's last hidden states. Rows may come from several threads and in any order: sums of whole numbers do not depend
 // on it, so that the mean never does.
@@ -80,7 +81,7 @@ struct Ready {
   P prepared;
 };
 using Hosts = std::map<std::string, std::unique_ptr<ModelHost>>;
-Checked<Ready<Prepared>> ready_generation(const Hosts& hosts, const Checked<Json>& body, bool chat);
+Checked<Ready<Prepared>> ready_generation(const Hosts& hosts, const Checked<Json>& body, bool chat, const std::string& space);
 Checked<Ready<PreparedEmbedding>> ready_embedding(const Hosts& hosts, const Checked<Json>& body);
 ApiError unknown_model(const std::string& name);
 

@@ -114,24 +114,27 @@ void read_sampling(Fields& fields, GenerationRequest& request) {
   read_logit_bias(fields, sampling);
 }
 
-std::vector<std::string> read_contexts(Fields& fields, Errors& errors) {
-  std::vector<std::string> texts;
+std::vector<ReuseRequest::Context> read_contexts(Fields& fields, Errors& errors) {
+  std::vector<ReuseRequest::Context> contexts;
   const Json* list = fields.need("contexts");
-  if (list == nullptr) return texts;
+  if (list == nullptr) return contexts;
   if (!list->is_array() || list->empty() || list->size() > most_contexts) {
     fields.fail("contexts",
                 fmt::format("expected a list of 1 to {} objects, got {}", most_contexts,
                             list->is_array() ? fmt::format("{} entries", list->size()) : shown(*list)),
                 "invalid_value");
-    return texts;
+    return contexts;
   }
   for (const Json& entry : *list) {
-    Fields each(entry, fmt::format("{}[{}]", fields.path("contexts"), texts.size()), errors);
-    texts.push_back(each.need("text") != nullptr ? each.text("text").value_or("") : "");
-    if (texts.back().empty()) each.fail("text", "expected a text, got an empty string", "invalid_value");
+    Fields each(entry, fmt::format("{}[{}]", fields.path("contexts"), contexts.size()), errors);
+    ReuseRequest::Context& context = contexts.emplace_back();
+    const char* kind = each.find("id") != nullptr ? "id" : "text";
+    std::string& place = each.find("id") != nullptr ? context.id : context.text;
+    place = each.need(kind) != nullptr ? each.text(kind).value_or("") : "";
+    if (place.empty()) each.fail(kind, "expected a text, got an empty string", "invalid_value");
     each.finish();
   }
-  return texts;
+  return contexts;
 }
 
 CacheBlendOptions read_cache_blend(Fields& fields) {

@@ -22,7 +22,11 @@ using Prompt = std::variant<std::string, std::vector<int32_t>>;
 
 // The object "onset": texts that the prompt is about, and what becomes of those that were read before (docs/methods.md).
 struct ReuseRequest {
-  std::vector<std::string> contexts;
+  // A text, or the name of one that was a context before.
+  struct Context {
+    std::string text = {}, id = {};
+  };
+  std::vector<Context> contexts;
   std::string name = "prefix";        // as the request says it
   std::optional<int32_t> newlines;    // before the first context; none: 2 where nothing else comes before it
   std::optional<ContextReuse> reuse;  // none: one after the other, as a prompt's other tokens

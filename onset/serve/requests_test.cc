@@ -203,7 +203,11 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   const auto onset = [](const std::string& fields) {
     return *completion(R"({"model": "a", "prompt": "x", "onset": {"contexts": [{"text": "one"}, {"text": "two"}])" + fields + "}}").onset;
   };
-  EXPECT_EQ(onset("").contexts, (std::vector<std::string>{"one", "two"}));
+  const auto contexts = onset("").contexts;
+  ASSERT_EQ(contexts.size(), 2u);
+  EXPECT_EQ(contexts[0].text + contexts[1].text, "onetwo");
+  const auto named = completion(R"({"model": "a", "prompt": "x", "onset": {"contexts": [{"id": "ctx-1"}]}})");
+  EXPECT_EQ(named.onset->contexts[0].id, "ctx-1");
   EXPECT_FALSE(onset("").reuse.has_value());
   EXPECT_TRUE(onset(R"(, "reuse": "prefix")").prefix_cache);
   EXPECT_FALSE(onset(R"(, "reuse": "none")").prefix_cache);
@@ -234,6 +238,8 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   EXPECT_EQ(refused(R"({"contexts": []})"), "onset.contexts: expected a list of 1 to 1024 objects, got 0 entries");
   EXPECT_EQ(refused(R"({"contexts": [{"text": ""}]})"), "onset.contexts[0].text: expected a text, got an empty string");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x", "more": 1}]})"), "onset.contexts[0].more: unknown field");
+  EXPECT_EQ(refused(R"({"contexts": [{"text": "x", "id": "y"}]})"), "onset.contexts[0].text: unknown field");
+  EXPECT_EQ(refused(R"({"contexts": [{}]})"), "onset.contexts[0].text: is missing");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "reuse": "x"})"),
             "onset.reuse: expected none, prefix, pcw, pcw+p, pcw+p+t, ape, cacheblend or full, got \"x\"");
   EXPECT_EQ(refused(R"({"contexts": [{"text": "x"}], "ratio": 0.5})"), "onset.ratio: unknown field");

@@ -129,6 +129,12 @@ class Answers(harness.Test):
                 rows = again["onset"]["recomputed_tokens"]
                 self.assertEqual(again["onset"]["reused_tokens"], tokens)
                 self.assertEqual((rows[0], rows[1]), (tokens, int(0.15 * tokens)) if way == "cacheblend" else (0, 0))
+        # By their names, of which the answer tells.
+        named = [{"id": context["id"]} for context in again["onset"]["contexts"]]
+        by_name = self.server.post("/v1/completions", **{**ONCE, "onset": {"contexts": named, "reuse": "ape"}})
+        self.assertEqual((by_name["choices"], by_name["usage"]), (again["choices"], again["usage"]))
+        unknown = self.server.post("/v1/completions", status=404, **{**ONCE, "onset": {"contexts": [*named, {"id": "ctx-0"}]}})
+        self.assertEqual((unknown["error"]["param"], unknown["error"]["code"]), ("onset.contexts[2].id", "context_not_found"))
         # The steps on the way to ape differ from it, and from each other; line ends may stand before the contexts.
         steps = [ask((0, 1), body={**ONCE, "logprobs": 1}, reuse=way, **more)["choices"][0]["logprobs"] for way, more in (("pcw", {}), ("pcw+p", {}), ("pcw+p+t", {}), ("ape", {}), ("ape", {"newlines": 9}))]
         self.assertEqual(len({json.dumps(step) for step in steps}), 5)

@@ -31,6 +31,27 @@ class Store(harness.Test):
             self.assertGreater(second["contexts"]["loaded_bytes"], 0)
             self.assertEqual(self.answer(*self.contexts, "--reuse", reuse)["ids"], first["ids"])
 
+    def test_known_texts_are_found_in_ordinary_prompts(self):
+        text = " ".join(f"On day {day} Lily found {day + 3} shells and {2 * day} stones." for day in range(1, 12))
+        (self.folder / "a.txt").write_text(text, encoding="utf-8")
+        self.add("--store", "chunks", "a.txt")
+        body = {"model": "a", "max_tokens": 8, "temperature": 0, "prompt": f"Once there was a list.\n\n{text}\n\nThe end? No:"}
+        options = ["--precision", "reference", "--store", "chunks"]
+        server = serve_client.Server(self, *options, model=STORIES)
+        self.assertNotIn("onset", server.post("/v1/completions", **body))
+        server = serve_client.Server(self, *options, "--reuse-auto", "--reuse-ratio", 0.2, model=STORIES)
+        for attempt in range(100):  # the folder is read in the background, and what was read before is not blended
+            answer = server.post("/v1/completions", **{**body, "prompt": f"{attempt} {body['prompt']}"})
+            if "onset" in answer:
+                break
+            time.sleep(0.1)
+        reuse = answer["onset"]
+        self.assertEqual((reuse["reuse"], list(reuse["tiers"])), ("auto", ["disk"]))
+        self.assertGreater(reuse["reused_tokens"], 100)
+        self.assertGreater(reuse["find_seconds"], 0)
+        self.assertEqual(reuse["recomputed_tokens"][1], int(reuse["reused_tokens"] * 0.2))
+        self.assertIn("--reuse-auto", self.onset("serve", "--reuse-ratio", 0.2, status=None).stderr)
+
     def test_texts_are_added_listed_and_pruned(self):
         added = self.add("--store", "chunks", "a.txt", "b.txt")
         self.assertEqual([each["known"] for each in added], [False, False])
