@@ -33,6 +33,8 @@ class MapStore : public ChunkStore {
     if (!refuses) chunks_[chunk_key(chunk.identity, chunk.text)] = {chunk.pages.begin(), chunk.pages.end()};
     return {};
   }
+  Result<std::vector<std::string>> keys() override { return std::vector<std::string>(); }
+  Result<ChunkText> text(const std::string&, const ChunkIdentity&) override { return error(Code::not_found, "it keeps no texts"); }
   ChunkStoreStatistics statistics() const override { return {.failure = refuses ? "no room" : ""}; }
   void erase(const std::string& key) {
     const std::lock_guard lock(mutex_);

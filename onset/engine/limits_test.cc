@@ -39,6 +39,8 @@ class CountedFolder : public ChunkStore {
   }
 
   const char* tier() const override { return folder_->tier(); }
+  Result<std::vector<std::string>> keys() override { return folder_->keys(); }
+  Result<ChunkText> text(const std::string& key, const ChunkIdentity& identity) override { return folder_->text(key, identity); }
   std::unique_ptr<StoredChunk> find(const std::string& key, const ChunkIdentity& identity) override {
     const std::lock_guard lock(mutex_);
     auto found = folder_->find(key, identity);
