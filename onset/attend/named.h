@@ -2,6 +2,11 @@
 //
 //   dense                          every earlier position
 //   window:SIZE[:SINK]             the last SIZE positions and the first SINK (default 4)
+//   minference[:TABLE][:NAME=NUMBER...]
+//                                  each head in the way that TABLE says: a file, or one that is built in (attend/head_table.h); without, the
+//                                  built-in one for the model's layers and heads. `every` rows (1024) are estimated together, those
+//                                  below `from` (1024) are dense, `ratio` multiplies all budgets; `vertical` and `slash`, in place of a
+//                                  table, are columns and diagonals of every head (arXiv:2407.02490)
 //   longgen:FULL[:NAME=TOKENS...]  FULL layers in the middle see everything; the others the first `sink` tokens (64) and the last `window`
 //                                  (1984), or stripes: `stride`, `offset`, and `step` from one KV head to the next (arXiv:2410.01485)
 #pragma once
@@ -17,8 +22,10 @@ namespace onset {
 // What a policy must know of a model.
 struct AttendFacts {
   int32_t layers = 0;
+  int32_t query_heads = 0;
   bool windows = false;   // some layer has a window
   bool patterns = false;  // some layer was given a pattern of blocks at load
+  int32_t prompt_tokens = 0;  // of the request at hand: rows from that position on are its answer
 };
 
 // What was asked for: made once, shared by any number of requests.
@@ -33,6 +40,9 @@ class AttendSpec {
   virtual std::unique_ptr<AttendPolicy> make(const AttendFacts& facts) const = 0;
   // Its plans follow from positions alone: rows may be computed again, or found in the prefix cache among those of the same spec.
   virtual bool stateless() const = 0;
+  // Rows of a prompt run together in blocks that begin at multiples of this many positions, for its plans look at a whole block; what lies
+  // in whole blocks can be found in the prefix cache. 0: rows run as they come.
+  virtual int32_t block_rows() const { return 0; }
   // Its plans allow for slots that are not positions: it goes with policies that drop rows.
   virtual bool allows_dropped_rows() const = 0;
 
@@ -44,7 +54,9 @@ class AttendSpec {
 };
 
 // Errors: invalid_argument naming what is not known, or the number that makes no sense.
-Result<std::shared_ptr<const AttendSpec>> parse_attend(std::string_view text);
+// files: whether a name may be that of a file, which is read; not where others than the program's user say it.
+enum class AttendFiles : uint8_t { refused, read };
+Result<std::shared_ptr<const AttendSpec>> parse_attend(std::string_view text, AttendFiles files = AttendFiles::refused);
 
 // Pairs of a query and a key, over all layers and query heads of one sequence's rows so far.
 struct AttendCounts {

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "onset/base/cpu_features.h"
+#include "onset/base/thread_pool.h"
 #include "onset/kv/sequence_cache.h"
 #include "onset/tensor/attention_plan.h"
 #include "onset/tensor/block_pattern.h"
@@ -24,7 +25,8 @@ struct AttendContext {
   // The query vectors (rotary embedding applied): row r, head h at queries + r * query_stride + h * head_size.
   const float* queries = nullptr;
   int64_t query_stride = 0;
-  Isa isa = Isa::generic;  // for policies that look at softmax rows themselves (compute/attention.h)
+  Isa isa = Isa::generic;      // for policies that look at softmax rows themselves (compute/attention.h)
+  ThreadPool* pool = nullptr;  // the same; null: there is one thread
 };
 
 // Makes the plan of a layer. One object serves one sequence and may keep state between steps; it is called from the

@@ -45,6 +45,7 @@ void declare(CLI::App& app, onset::cli::Action& action) {
   add_convert(app, action);
   add_kv_deviation(app, action);
   add_tune_ape(app, action);
+  add_search_heads(app, action);
   add_store(app, action);
   add_load(app, action);
   add_pull(app, action);

@@ -104,5 +104,7 @@ struct SoftmaxSums {
 // `call.output` is not written and may be null. Distances of `length` or more are left out of `diagonal`.
 // scratch as for run_attention.
 void softmax_sums(Isa isa, const AttentionCall& call, SoftmaxSums& sums, std::byte* scratch);
+// The same for one query head: adds to column and diagonal, [length] each.
+void add_softmax_sums(Isa isa, const AttentionCall& call, int32_t head, float* column, float* diagonal, std::byte* scratch);
 
 }  // namespace onset

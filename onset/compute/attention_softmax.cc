@@ -9,28 +9,54 @@ using namespace attention_blocks;
 
 namespace {
 
-// Adds the probabilities of a tile to the sums of query head `head`.
-void add_probabilities(const Worker& worker, const AttentionTile& tile, int32_t head, SoftmaxSums& sums) {
+// Where the sums of a query head go.
+struct HeadSums {
+  float* column;
+  float* diagonal;
+};
+
+// Adds the probabilities of a tile, slot by slot: lanes whose positions follow one another lie side by side on the diagonals too.
+void add_probabilities(const Worker& worker, const AttentionTile& tile, bool consecutive, const HeadSums& sums) {
   const AttentionBlock& block = worker.scratch.block;
-  const int32_t length = worker.call.keys.length;
-  float* column = sums.column.data() + static_cast<int64_t>(head) * length;
-  float* diagonal = sums.diagonal.data() + static_cast<int64_t>(head) * length;
+  const int64_t length = worker.call.keys.length;
   for (int32_t i = 0; i < tile.slots; ++i) {
     if ((tile.visible >> i & 1) == 0) continue;
     const int64_t position = tile.positions != nullptr ? tile.positions[i] : tile.base + i;
-    for (int32_t lane = 0; lane < block.used_lanes; ++lane) {
-      const int32_t chunk = lane / block.chunk_lanes;
-      const float p = worker.scratch.probabilities[(chunk * tile_slots + i) * block.chunk_lanes + lane % block.chunk_lanes];
-      column[tile.base + i] += p;
-      const int64_t distance = block.query_positions[lane] - position;
-      if (distance >= 0 && distance < length) diagonal[distance] += p;
+    constexpr int32_t parts = 16;
+    float column[parts] = {};
+    for (int32_t first = 0; first < block.used_lanes; first += parts) {
+      const int32_t chunk = first / block.chunk_lanes, within = first % block.chunk_lanes;
+      // Chunks may be narrower than the parts; then they lie one behind the other.
+      for (int32_t part = 0; part < parts; part += std::min(parts, block.chunk_lanes)) {
+        const int32_t c = chunk + part / block.chunk_lanes, lane = first + part;
+        const int32_t count = std::min(std::min(parts, block.chunk_lanes), block.used_lanes - lane);
+        if (count <= 0) break;
+        const float* p = worker.scratch.probabilities + (c * tile_slots + i) * block.chunk_lanes + within;
+        for (int32_t l = 0; l < count; ++l) column[part + l] += p[l];
+        if (consecutive) {
+          const int64_t distance = block.query_positions[lane] - position;
+          const auto begin = static_cast<int32_t>(std::clamp<int64_t>(-distance, 0, count));
+          const auto end = static_cast<int32_t>(std::clamp<int64_t>(length - distance, begin, count));
+          float* diagonal = sums.diagonal + distance;
+          for (int32_t l = begin; l < end; ++l) diagonal[l] += p[l];
+          continue;
+        }
+        for (int32_t l = 0; l < count; ++l) {
+          const int64_t distance = block.query_positions[lane + l] - position;
+          if (distance >= 0 && distance < length) sums.diagonal[distance] += p[l];
+        }
+      }
     }
+    for (int32_t step = parts / 2; step > 0; step /= 2) {
+      for (int32_t l = 0; l < step; ++l) column[l] += column[l + step];
+    }
+    sums.column[tile.base + i] += column[0];
   }
 }
 
 // Two passes over the keys for a block of lanes that share a query head: the sums of exponentials, then the
 // probabilities.
-void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used, int32_t head, SoftmaxSums& sums) {
+void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock& plan, int32_t used, const HeadSums& sums) {
   worker.begin_block(pattern, used, false);
   AttentionBlock& block = worker.scratch.block;
   const int32_t segments = segments_of(worker.call.keys);
@@ -47,35 +73,43 @@ void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
     const bool seen = block.total_maximum[lane] > seen_score;
     log2_sums[lane] = seen ? block.total_maximum[lane] + std::log2(block.total_sum[lane] / one) : -masked_score;
   }
+  bool consecutive = true;
+  for (int32_t lane = 1; lane < used; ++lane) {
+    consecutive = consecutive && block.query_positions[lane] == block.query_positions[0] + lane;
+  }
   for (int32_t segment = 0; segment < segments; ++segment) {
     list_tiles(worker.call, worker.kv_head, plan, segment, worker.queries, false, worker.layout, worker.scratch, worker.tiles);
     for (int t = 0; t < worker.tiles.count; ++t) {
       worker.kernels.probabilities(block, worker.tiles.tiles[t], log2_sums, worker.scratch.probabilities);
-      add_probabilities(worker, worker.tiles.tiles[t], head, sums);
+      add_probabilities(worker, worker.tiles.tiles[t], consecutive, sums);
     }
   }
 }
 
 }  // namespace
 
+void add_softmax_sums(Isa isa, const AttentionCall& call, int32_t head, float* column, float* diagonal, std::byte* scratch) {
+  Worker worker(kernels_for(isa), call, head / group_of(call), Pieces(scratch));
+  const AttentionPattern& pattern = call.plan->pattern(head);
+  for_each_plan_block(pattern, 0, call.rows, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
+    for (int32_t row = begin; row < end; row += block_lanes) {
+      const int32_t used = std::min(block_lanes, end - row);
+      for (int32_t i = 0; i < used; ++i) {
+        worker.lanes.row[i] = row + i;
+        worker.lanes.head[i] = head;
+      }
+      sum_block(worker, pattern, plan, used, {column, diagonal});
+    }
+  });
+}
+
 void softmax_sums(Isa isa, const AttentionCall& call, SoftmaxSums& sums, std::byte* scratch) {
-  const size_t numbers = static_cast<size_t>(call.query_heads) * static_cast<size_t>(call.keys.length);
+  const size_t length = static_cast<size_t>(call.keys.length), numbers = static_cast<size_t>(call.query_heads) * length;
   sums.column.assign(numbers, 0.0f);
   sums.diagonal.assign(numbers, 0.0f);
-  const int32_t group = group_of(call);
   for (int32_t head = 0; head < call.query_heads; ++head) {
-    Worker worker(kernels_for(isa), call, head / group, Pieces(scratch));
-    const AttentionPattern& pattern = call.plan->pattern(head);
-    for_each_plan_block(pattern, 0, call.rows, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
-      for (int32_t row = begin; row < end; row += block_lanes) {
-        const int32_t used = std::min(block_lanes, end - row);
-        for (int32_t i = 0; i < used; ++i) {
-          worker.lanes.row[i] = row + i;
-          worker.lanes.head[i] = head;
-        }
-        sum_block(worker, pattern, plan, used, head, sums);
-      }
-    });
+    const size_t at = static_cast<size_t>(head) * length;
+    add_softmax_sums(isa, call, head, sums.column.data() + at, sums.diagonal.data() + at, scratch);
   }
 }
 

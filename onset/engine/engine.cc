@@ -120,7 +120,7 @@ Result<std::unique_ptr<Engine>> Engine::create(EngineOptions options) {
   state->layout = state->model->cache_layout(state->kv_type);
   state->context = config.context;
   if (!chosen.attend.empty()) {
-    ONSET_ASSIGN(state->attend, parse_attend(chosen.attend));
+    ONSET_ASSIGN(state->attend, parse_attend(chosen.attend, AttendFiles::read));
     ONSET_TRY(state->attend->check(state->attend_facts()));
   }
   ONSET_TRY(state->keep_target());
@@ -207,12 +207,12 @@ Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request
 
 AttendFacts Engine::State::attend_facts() const {
   const bool windows = std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; });
-  return {.layers = layout.layers, .windows = windows, .patterns = !layout.patterns.empty()};
+  return {.layers = layout.layers, .query_heads = model->query_heads(), .windows = windows, .patterns = !layout.patterns.empty()};
 }
 
 // Makes the policy that a request names, or the engine's own. Its keys are not those of the dense model, and are shared only among requests
 // of the same spec.
-Status Engine::State::use_attend_spec(Request& request, const CountedAttend*& counted) const {
+Status Engine::State::use_attend_spec(Request& request, int32_t prompt_tokens, const CountedAttend*& counted) const {
   if (request.attend_spec == nullptr && request.attend == nullptr) request.attend_spec = attend;
   const AttendSpec* spec = request.attend_spec.get();
   if (spec == nullptr) return {};
@@ -224,8 +224,14 @@ Status Engine::State::use_attend_spec(Request& request, const CountedAttend*& co
   if (request.select != nullptr && !spec->allows_dropped_rows()) {
     return error(Code::unsupported, "attend {}: does not go with a select policy that drops rows", spec->text());
   }
-  ONSET_TRY(spec->check(attend_facts()));
-  auto policy = std::make_unique<CountedAttend>(spec->make(attend_facts()));
+  AttendFacts facts = attend_facts();
+  facts.prompt_tokens = prompt_tokens;
+  ONSET_TRY(spec->check(facts));
+  if (spec->block_rows() > most_rows && layout.forgets()) {
+    return error(Code::unsupported, "attend {}: {} rows run together, steps have {} and {} has layers that let go of keys", spec->text(),
+                 spec->block_rows(), most_rows, model->file().path().string());
+  }
+  auto policy = std::make_unique<CountedAttend>(spec->make(facts));
   counted = policy.get();
   request.attend = std::move(policy);
   if (!spec->stateless()) request.prefix_cache = false;
@@ -323,7 +329,7 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   }
 
   const CountedAttend* counted = nullptr;
-  ONSET_TRY(state.use_attend_spec(request, counted));
+  ONSET_TRY(state.use_attend_spec(request, total, counted));
   if (!(request.deadline_seconds >= 0)) {
     return error(Code::invalid_argument, "deadline_seconds is {}, expected 0 (none) or more", request.deadline_seconds);
   }
@@ -349,12 +355,15 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->counted = counted;
   const bool attends = asked.attend && (asked.attend_spec == nullptr || !asked.attend_spec->stateless());
   running->fixed = asked.session != 0 || attends || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
-  running->whole = asked.select && asked.select->whole_prompt();
+  if (asked.attend_spec) running->row_block = asked.attend_spec->block_rows();
+  if (asked.select && asked.select->whole_prompt()) running->row_block = INT32_MAX;
   if (asked.contexts) {
     state.begin_contexts(*running);
     running->contexts->report->find_seconds = asked.contexts->only_known ? find_seconds : 0;
   }
   if (attends || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
+  // What lies in no whole block depends on where the prompt ends.
+  if (running->row_block > 0) conversation->plain_tokens = std::min(conversation->plain_tokens, total / running->row_block * running->row_block);
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
   const bool known = conversation->plain_tokens > 0 || (asked.contexts && asked.contexts->only_known);
   running->looks_up = state.prefixes && known && whole && !asked.on_logits && !asked.on_hidden;

@@ -22,7 +22,7 @@ struct Engine::State {
   // --- requests ---------------------------------------------------------------------------------------------------
   Result<std::vector<int32_t>> prompt_tokens(const Request& request, bool begins) const;
   AttendFacts attend_facts() const;
-  Status use_attend_spec(Request& request, const CountedAttend*& counted) const;
+  Status use_attend_spec(Request& request, int32_t prompt_tokens, const CountedAttend*& counted) const;
   Status check_prompt(const Request& request, std::span<const int32_t> tokens, int64_t earlier) const;
   Status check_select(const Request& request) const;
   Result<std::shared_ptr<Conversation>> conversation_of(const Request& request);
@@ -64,6 +64,8 @@ struct Engine::State {
   // --- the step ---------------------------------------------------------------------------------------------------
   ScheduleContext schedule_context();
   Result<std::vector<Work>> take_up(const Step& step);
+  std::span<const int32_t> tokens_to_find(const RunningRequest& running) const;
+  bool rows_run_together(const Span& span, const RunningRequest& running) const;
   Status check_span(const Span& span, const RunningRequest* running) const;
   void preempt(RunningRequest& running, PreemptionKind kind);
   void forget_computed(RunningRequest& running);

@@ -36,7 +36,7 @@ ScheduleContext Engine::State::schedule_context() {
                              .piece = running->piece,
                              .admitted = running->admitted,
                              .swapped = conversation.cache.swapped_out(),
-                             .whole = running->whole,
+                             .row_block = running->row_block,
                              .fixed = running->fixed,
                              .can_swap = swap && swap->free_pages() >= conversation.cache.pages_held(),
                              .pages = own_pages(conversation),
@@ -75,17 +75,23 @@ void Engine::State::look_up(RunningRequest& running, int& looks) {
   }
   if (running.known_at == prefixes->version()) return;
   running.known_at = prefixes->version();
-  // The last token has to run: what follows it is asked for.
+  running.known_prefix = prefixes->match(running.request.space, tokens_to_find(running));
+}
+
+// Tokens whose keys are worth finding: the last one has to run, for what follows it is asked for, and rows that run together do so as a
+// whole.
+std::span<const int32_t> Engine::State::tokens_to_find(const RunningRequest& running) const {
   const std::span<const int32_t> tokens = running.conversation->tokens;
-  running.known_prefix = prefixes->match(running.request.space, tokens.first(tokens.size() - 1));
+  const std::span<const int32_t> all = tokens.first(tokens.size() - 1);
+  if (running.row_block == 0) return all;
+  return all.first(static_cast<size_t>(prefixes->match(running.request.space, all).tokens / running.row_block * running.row_block));
 }
 
 // Takes what is known of the request's text, as it begins.
 void Engine::State::attach_prefix(RunningRequest& running) {
   Conversation& conversation = *running.conversation;
   if (!running.looks_up || conversation.computed > 0) return;
-  const std::span<const int32_t> tokens = conversation.tokens;
-  conversation.computed = prefixes->attach(running.request.space, tokens.first(tokens.size() - 1), conversation.cache, conversation.prefix);
+  conversation.computed = prefixes->attach(running.request.space, tokens_to_find(running), conversation.cache, conversation.prefix);
   conversation.plain_tokens = std::max(conversation.plain_tokens, conversation.computed);
   running.known_prefix = {};
   if (running.new_tokens > 0) return;  // it begins again after its pages were taken away
@@ -152,12 +158,19 @@ Status Engine::State::admit(RunningRequest& running, int64_t pages) {
   return read;
 }
 
+// Whether a span has no more rows than a step may have, or whole blocks of those that run together.
+bool Engine::State::rows_run_together(const Span& span, const RunningRequest& running) const {
+  if (running.row_block == 0 || span.first_token >= running.prompt_end) return span.count <= most_rows;
+  const int64_t end = int64_t{span.first_token} + span.count;
+  return end == running.prompt_end || (end < running.prompt_end && end % running.row_block == 0);
+}
+
 Status Engine::State::check_span(const Span& span, const RunningRequest* running) const {
   if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
   const int32_t computed = running->conversation->computed;
   const int32_t left = running->known() - computed;
   const bool rows = span.first_token == computed && span.count >= 1 && span.count <= left &&
-                    (running->whole ? span.count == left : span.count <= most_rows) &&
+                    rows_run_together(span, *running) &&
                     (running->layer == 0 || span.count == running->piece);
   const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
   if (running->admitted && rows && layers) return {};

@@ -163,6 +163,7 @@ class LayerRun {
         if (!plan.beside.empty()) add_beside(calls, beside.emplace_back());
       }
     }
+    planned_ = now();
     AttentionTasks tasks = attention_tasks(calls, pool_.threads());
     const size_t scratch = attention_scratch_bytes(calls);
     for (auto& memory : workspace_.attention_scratch) at_least(memory, scratch);
@@ -175,6 +176,9 @@ class LayerRun {
     }
     return {};
   }
+
+  // When attend() had all plans.
+  double planned() const { return planned_; }
 
   // What the rows' keys and values are, and what their slots hold.
   void compare(KeyValueRows& fresh, KeyValueRows& stored) {
@@ -219,7 +223,8 @@ class LayerRun {
             .cache = part.sequence->cache,
             .queries = queries.data + group * group_width,
             .query_stride = queries.stride,
-            .isa = isa_};
+            .isa = isa_,
+            .pool = &pool_};
   }
 
   Rows shared(Buffer buffer, int32_t row) {
@@ -452,6 +457,7 @@ class LayerRun {
   int64_t tile_rows_ = 1;
   int32_t block_rows_ = 1;
   std::vector<std::unique_ptr<AttentionPlan>> kept_plans_;
+  double planned_ = 0;
 };
 
 CpuExecutor::CpuExecutor(ThreadPool& pool) : pool_(&pool), workspace_(std::make_unique<Workspace>()) {
@@ -497,10 +503,19 @@ Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {
     const bool attends = std::holds_alternative<AttendOperation>(operations[at].kind);
     if (!time_ && !last && !ends_region(operations[at])) continue;
     Status status;
-    timed(operations[at], [&] {
-      run.run(operations.subspan(begin, at - begin + (attends ? 0 : 1)));
-      if (attends) status = run.attend();
-    });
+    if (attends && time_) {
+      // Making plans and following them are told apart.
+      const double planning = now();
+      status = run.attend();
+      const double planned = std::max(planning, run.planned());
+      time_("attention.plan", call.layer, planning, planned);
+      time_(operations[at].name, call.layer, planned, now());
+    } else {
+      timed(operations[at], [&] {
+        run.run(operations.subspan(begin, at - begin + (attends ? 0 : 1)));
+        if (attends) status = run.attend();
+      });
+    }
     ONSET_TRY(status);
     if (const auto* linear = std::get_if<LinearOperation>(&operations[at].kind); linear != nullptr && linear->reduce) {
       if (!reduce_) return error(Code::invalid_argument, "{}: a sharded model needs a reduce hook", operations[at].name);

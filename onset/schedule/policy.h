@@ -37,7 +37,9 @@ struct ScheduledRequest {
   int32_t piece = 0;            // rows of the current piece
   bool admitted = false;        // it has a place and pages
   bool swapped = false;         // waits with its pages in a file: once admitted it goes on where it was
-  bool whole = false;           // its prompt's rows run together, through as many layers as there is room for
+  // Rows of its prompt run together in blocks that begin at multiples of this many tokens (INT32_MAX: the whole prompt), through as many
+  // layers as there is room for. 0: rows run as they come.
+  int32_t row_block = 0;
   bool fixed = false;           // never gives up its pages: all it may come to need are reserved when it is admitted
   bool can_swap = false;        // its pages could go to a file
   int64_t pages = 0;            // reserved for it, and free when it gives them up

@@ -211,7 +211,7 @@ TEST(SarathiServe, PromptsWhoseRowsRunTogetherGoByLayers) {
   const auto policy = policy_of("sarathi-serve", {.token_budget = 16});
   // 64 row-layers: an answer takes 4 of them, 30 rows go through 2 layers.
   const ScheduledRequest answer{.id = 1, .prompt_tokens = 3, .most_new_tokens = 9, .computed = 3, .known = 4, .admitted = true, .pages = 9};
-  ScheduledRequest whole{.id = 2, .prompt_tokens = 30, .most_new_tokens = 9, .known = 30, .whole = true, .fixed = true};
+  ScheduledRequest whole{.id = 2, .prompt_tokens = 30, .most_new_tokens = 9, .known = 30, .row_block = INT32_MAX, .fixed = true};
   Step step = policy->next(context_of({answer, whole}));
   ASSERT_EQ(step.spans.size(), 2u);
   EXPECT_EQ(step.spans[1].count, 30);
@@ -223,7 +223,7 @@ TEST(SarathiServe, PromptsWhoseRowsRunTogetherGoByLayers) {
   EXPECT_EQ(step.spans[0].layer_end, 4);
   EXPECT_TRUE(step.spans[0].wants_logits);
   // A layer that no budget has room for runs nevertheless, beside answers, but not beside another prompt.
-  ScheduledRequest huge{.id = 3, .prompt_tokens = 500, .most_new_tokens = 9, .known = 500, .whole = true, .fixed = true};
+  ScheduledRequest huge{.id = 3, .prompt_tokens = 500, .most_new_tokens = 9, .known = 500, .row_block = INT32_MAX, .fixed = true};
   step = policy->next(context_of({answer, huge}));
   ASSERT_EQ(step.spans.size(), 2u);
   EXPECT_EQ(step.spans[1].count, 500);

@@ -184,24 +184,36 @@ void StepBuilder::make_room_for(const ScheduledRequest& request, bool whole, int
   for (const ScheduledRequest* victim : victims) preempt(*victim);
 }
 
-// All rows, by layers: how many of them a step runs changes no result.
-Span StepBuilder::whole_prompt_span(const ScheduledRequest& request) const {
-  const auto span_of = [&](int32_t layers) {
+// Blocks of rows that run together: as many as there is room for, or one of them through fewer layers. How they are cut changes no result.
+Span StepBuilder::block_span(const ScheduledRequest& request, int32_t most_rows) const {
+  const auto block_end = [&](int32_t begin) {
+    const int64_t next = (int64_t{begin} / request.row_block + 1) * request.row_block;
+    return static_cast<int32_t>(std::min<int64_t>(next, request.prompt_tokens));
+  };
+  const auto span_of = [&](int32_t count, int32_t layers) {
+    const int32_t layer_end = request.layer + layers;
     return Span{.id = request.id,
                 .first_token = request.computed,
-                .count = request.known - request.computed,
+                .count = count,
                 .layer_begin = request.layer,
-                .layer_end = request.layer + layers,
-                .wants_logits = request.layer + layers == context_.layers};
+                .layer_end = layer_end,
+                .wants_logits = request.computed + count == request.known && layer_end == context_.layers};
   };
-  const int32_t layers = largest_that_fits(context_.layers - request.layer, [&](int32_t layers) { return fits(span_of(layers)); });
+  const int32_t left = context_.layers - request.layer;
+  int32_t count = request.layer > 0 ? request.piece : block_end(request.computed) - request.computed;
+  while (request.layer == 0 && request.computed + count < request.prompt_tokens) {
+    const int32_t more = block_end(request.computed + count) - request.computed;
+    if (more > most_rows || !fits(span_of(more, left))) break;
+    count = more;
+  }
+  const int32_t layers = largest_that_fits(left, [&](int32_t layers) { return fits(span_of(count, layers)); });
   // A single layer may be more than any budget: answers that always run must not keep it out for ever.
   const bool first = std::all_of(step_.spans.begin(), step_.spans.end(), [](const Span& span) { return span.answer; });
-  return span_of(layers == 0 && first ? 1 : layers);
+  return span_of(count, layers == 0 && first ? 1 : layers);
 }
 
 Span StepBuilder::prompt_span(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers) const {
-  if (request.whole) return whole_prompt_span(request);
+  if (request.row_block > 0 && request.computed < request.prompt_tokens) return block_span(request, most_rows);
   const int32_t left = request.known - request.computed;
   const int32_t stage = stage_layers <= 0 ? context_.layers : std::min(stage_layers, context_.layers);
   const auto span_of = [&](int32_t count, int32_t layers) {

@@ -48,7 +48,7 @@ class StepBuilder {
 
   // Up to `most_rows` of the rows that the request knows and has not computed, through `stage_layers` layers (0 = all), as many as
   // the budget and the time limit leave room for. The first rows of a step are never refused. Returns how many rows run. A request whose
-  // rows run together (ScheduledRequest::whole) runs all of them, through one layer at least if it is the step's first prompt.
+  // rows run together (ScheduledRequest::row_block) runs all of them, through one layer at least if it is the step's first prompt.
   int32_t run_prompt(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers = 0);
   bool room_for_prompt(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers = 0) const;
   // An answer of a request that was admitted in this step with the pages it had.
@@ -63,7 +63,7 @@ class StepBuilder {
   void preempt(const ScheduledRequest& request);
   bool grow(const ScheduledRequest& request, int32_t tokens);
   Span prompt_span(const ScheduledRequest& request, int32_t most_rows, int32_t stage_layers) const;
-  Span whole_prompt_span(const ScheduledRequest& request) const;
+  Span block_span(const ScheduledRequest& request, int32_t most_rows) const;
   int64_t pages_of(const ScheduledRequest& request, int64_t tokens) const;
   int64_t pages_wanted(const ScheduledRequest& request, bool whole) const;
 

@@ -182,7 +182,7 @@ void read_onset(Fields& fields, Errors& errors, GenerationRequest& request) {
     place = *std::move(spec);
   };
   named("select", named_select, request.select);
-  named("attend", parse_attend, request.attend);
+  named("attend", [](std::string_view text) { return parse_attend(text); }, request.attend);
   // A policy alone: no contexts.
   const bool policy = inner.find("select") != nullptr || inner.find("attend") != nullptr;
   if (policy && inner.find("contexts") == nullptr && inner.find("reuse") == nullptr) return inner.finish();

@@ -1,0 +1,51 @@
+// The search for each head's way of looking (MInference, arXiv:2407.02490, section 3.1, algorithm 1), once for each model: among ways of equal
+// cost in the kernel, the one whose output lies nearest to that of the dense head.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "onset/attend/minference.h"
+
+namespace onset {
+
+struct PatternSearchOptions {
+  int32_t length = 8192;        // tokens of the prompt; the table's reference length
+  double tolerance = 0.05;      // how far a candidate's cost may lie from the target, as a share of it
+  MInferenceOptions inference;  // `every`: rows at the end of the prompt that are compared
+};
+
+// What was tried for a head.
+struct PatternTrial {
+  HeadPattern pattern;  // with the mean distance of its output as score
+  double slots = 0;     // keys computed for a row, on average
+};
+
+// What was found so far.
+struct PatternFindings {
+  std::vector<std::vector<std::vector<PatternTrial>>> trials;  // [layer][head], none where a layer has a window of its own
+  int32_t layers_done = 0;
+};
+// The best of each head; layers with windows have none.
+HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions& options);
+
+// Sees everything, and at the end of the prompt tries all candidates for each head of the layer. Serves one prompt of options.length tokens.
+class PatternSearch : public AttendPolicy {
+ public:
+  // `findings` must outlive it.
+  PatternSearch(const PatternSearchOptions& options, int32_t layers, int32_t query_heads, PatternFindings& findings);
+  const AttentionPlan& plan(const AttendContext& context) override;
+
+ private:
+  void try_all(const AttendContext& context, int32_t row_begin);
+
+  PatternSearchOptions options_;
+  PatternFindings& findings_;
+  DenseAttend dense_;
+};
+
+// Candidates for a prompt of `length` tokens: A-shape, four vertical-slash ones and block-sparse, near target_slots(length) keys for a row.
+std::vector<HeadPattern> pattern_candidates(int32_t length);
+
+}  // namespace onset

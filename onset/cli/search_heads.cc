@@ -1,0 +1,159 @@
+// onset search-heads: each attention head's way of looking at long prompts, as a table for --attend minference:TABLE.
+#include <map>
+#include <random>
+
+#include "onset/attend/pattern_search.h"
+#include "onset/base/mapped_file.h"
+#include "onset/cli/commands.h"
+#include "onset/cli/output.h"
+
+namespace onset::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct SearchOptions {
+  EngineFlags engine;
+  std::string file, output;
+  int32_t length = 8192;
+  uint64_t seed = 1;
+  bool json = false;
+};
+
+void declare(CLI::App& command, SearchOptions& options) {
+  command.add_option("-o,--output", options.output, "the table's file")->required();
+  command.add_option("-f,--file", options.file, "the text of the prompt (default: random keys and values in JSON, and a question for one)");
+  command.add_option("--length", options.length, "tokens of the prompt; budgets are an eighth of it, and scale with the text later")
+      ->check(CLI::Range(1024, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--seed", options.seed, "of the keys and values")->capture_default_str();
+  command.add_flag("--json", options.json, "print one JSON object");
+  add_engine_flags(command, options.engine);
+  set_examples(command,
+               "  onset search-heads -o table.json\n"
+               "  onset run --attend minference:table.json --file report.txt");
+}
+
+std::string random_name(std::mt19937_64& random) {
+  const uint64_t a = random(), b = random();
+  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", static_cast<uint32_t>(a), static_cast<uint16_t>(a >> 32),
+                     static_cast<uint16_t>(a >> 48), static_cast<uint16_t>(b), b >> 16);
+}
+
+// Random names in JSON, as in key-value retrieval (arXiv:2307.03172), enough for the length.
+std::string retrieval_text(int32_t length, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::string text = "Extract the value of a key from the JSON object below.\n{";
+  std::string wanted;
+  const int32_t pairs = length / 32 + 1;  // a pair has more tokens than this with any tokenizer
+  for (int32_t i = 0; i < pairs; ++i) {
+    const std::string key = random_name(random);
+    if (i == pairs / 8) wanted = key;
+    text += fmt::format("\"{}\": \"{}\",\n", key, random_name(random));
+  }
+  return text + fmt::format("}}\nKey: \"{}\"\nThe value of the key is \"", wanted);
+}
+
+// The beginning of the text and its end, `length` tokens together.
+Result<std::vector<int32_t>> prompt_of(const SearchOptions& options, const Engine& engine) {
+  std::string text = retrieval_text(options.length, options.seed);
+  if (!options.file.empty()) {
+    ONSET_ASSIGN(text, read_file(options.file));
+  }
+  if (engine.tokenizer() == nullptr) return error(Code::invalid_argument, "the model has no tokenizer");
+  ONSET_ASSIGN(std::vector<int32_t> tokens, engine.tokenizer()->encode(text, {.add_special = true}));
+  const auto length = static_cast<size_t>(options.length);
+  if (tokens.size() < length) {
+    return error(Code::invalid_argument, "{} has {} tokens, expected {} or more (--length)", options.file.empty() ? "the prompt" : options.file,
+                 tokens.size(), length);
+  }
+  constexpr size_t question = 64;
+  tokens.erase(tokens.begin() + static_cast<int64_t>(length - question), tokens.end() - static_cast<int64_t>(question));
+  return tokens;
+}
+
+const char* kind_of(const HeadPattern& pattern) {
+  switch (pattern.shape) {
+    case HeadShape::dense:
+      return "dense";
+    case HeadShape::a_shape:
+      return "A-shape";
+    case HeadShape::vertical_slash:
+      return "vertical-slash";
+    case HeadShape::block_sparse:
+      return "block-sparse";
+  }
+  return "";
+}
+
+Json to_json(const PatternFindings& findings) {
+  Json layers = Json::array();
+  for (const auto& layer : findings.trials) {
+    Json heads = Json::array();
+    for (const std::vector<PatternTrial>& trials : layer) {
+      Json tried = Json::array();
+      for (const PatternTrial& trial : trials) {
+        tried.push_back({{"shape", kind_of(trial.pattern)},
+                         {"first", trial.pattern.first},
+                         {"second", trial.pattern.second},
+                         {"slots", trial.slots},
+                         {"distance", trial.pattern.score}});
+      }
+      heads.push_back(std::move(tried));
+    }
+    layers.push_back(std::move(heads));
+  }
+  return layers;
+}
+
+// Heads of each shape.
+std::map<std::string, int> shapes_of(const HeadTable& table) {
+  std::map<std::string, int> shapes;
+  for (const auto& layer : table.layers) {
+    for (const HeadPattern& head : layer) ++shapes[kind_of(head)];
+  }
+  return shapes;
+}
+
+Status read_prompt(Engine& engine, Request request, const PatternFindings& findings) {
+  Status status;
+  ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { status = event.status; }).status());
+  ProgressBar bar("reading and searching");
+  const auto length = static_cast<double>(findings.trials.size());
+  while (engine.has_work()) {
+    ONSET_TRY(engine.step());
+    bar.update(findings.layers_done / length);
+  }
+  return status;
+}
+
+Status run(const SearchOptions& options) {
+  ONSET_ASSIGN(const auto engine, load_engine(options.engine, options.length + page_tokens));
+  ONSET_ASSIGN(const std::vector<int32_t> tokens, prompt_of(options, *engine));
+  PatternSearchOptions search;
+  search.length = options.length;
+  PatternFindings findings;
+  auto policy = std::make_unique<PatternSearch>(search, engine->model().config().layers, engine->model().query_heads(), findings);
+  ONSET_TRY(read_prompt(*engine, {.tokens = tokens, .most_new_tokens = 0, .attend = std::move(policy), .prefix_cache = false}, findings));
+  HeadTable table = best_table(findings, search);
+  table.model = engine->model().file().path().stem().string();
+  ONSET_ASSIGN(AtomicFile file, AtomicFile::create(options.output));
+  ONSET_TRY(file.write(head_table_json(table)));
+  ONSET_TRY(file.commit());
+  const std::map<std::string, int> shapes = shapes_of(table);
+  if (options.json) {
+    return write_json({{"model", table.model}, {"length", options.length}, {"heads", shapes}, {"trials", to_json(findings)}});
+  }
+  std::string text = options.output + ":";
+  for (const auto& [shape, heads] : shapes) text += fmt::format(" {} {} heads,", heads, shape);
+  text.back() = '\n';
+  return write_out(text);
+}
+
+}  // namespace
+
+void add_search_heads(CLI::App& app, Action& action) {
+  add_command<SearchOptions>(app, action, "search-heads", "how each attention head looks at long prompts, for --attend minference:TABLE", declare, run);
+}
+
+}  // namespace onset::cli
