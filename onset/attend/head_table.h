@@ -6,8 +6,7 @@
 //
 //   {"model": "...", "reference_length": 8192, "layers": [...]}
 //
-// where budgets are those for a text of `reference_length` tokens and grow and shrink with the keys that are there. A layer of no heads
-// ({}) sees everything.
+// where budgets hold up to `reference_length` keys and grow in proportion beyond. A layer of no heads ({}) sees everything.
 #pragma once
 
 #include <cstdint>

@@ -113,7 +113,7 @@ int32_t target_slots(int64_t keys) {
 }
 
 HeadPattern scaled_pattern(const HeadTable& table, const HeadPattern& pattern, int64_t keys, double ratio) {
-  const double grows = table.reference_length > 0 ? double(target_slots(keys)) / target_slots(table.reference_length) : 1;
+  const double grows = table.reference_length > 0 ? std::max(1.0, static_cast<double>(keys) / table.reference_length) : 1;
   const auto scaled = [&](int32_t budget) {
     return static_cast<int32_t>(std::clamp(std::round(budget * grows * ratio), budget > 0 ? 1.0 : 0.0, double(1 << 27)));
   };
@@ -156,15 +156,8 @@ void PooledKeys::extend(const AttendContext& context, int32_t keys) {
   const KeyValueView view = context.cache->view(context.layer, context.group);
   for_each(context, tiles - first, [&](int64_t i, int) {
     const int64_t tile = first + i;
-    float* mean = means_.data() + static_cast<size_t>(tile) * width;
-    std::fill_n(mean, width, 0.0f);
     const auto slots = static_cast<int>(std::min<int64_t>(page_tokens, keys - tile * page_tokens));
-    std::vector<float> key(width), value(width);
-    for (int slot = 0; slot < slots; ++slot) {
-      read_slot(layout.type, heads_, head_size_, view.pages[tile], slot, key.data(), value.data());
-      for (size_t d = 0; d < width; ++d) mean[d] += key[d];
-    }
-    for (size_t d = 0; d < width; ++d) mean[d] /= static_cast<float>(slots);
+    mean_key(layout.type, heads_, head_size_, view.pages[tile], slots, means_.data() + static_cast<size_t>(tile) * width);
   });
   keys_ = keys;
 }

@@ -28,10 +28,9 @@ struct MInferenceOptions {
   int32_t first_columns = 30, near_diagonals = 64;
 };
 
-// The least number of keys that a row is given, and of all keys the share, for tables with a reference length: their budgets were found for
-// target_slots(reference_length).
+// Keys that the search gives a row of a text of this length.
 int32_t target_slots(int64_t keys);
-// A pattern's budgets where there are `keys` keys.
+// A pattern's budgets where there are `keys` keys: those of the table, and beyond its reference length in proportion.
 HeadPattern scaled_pattern(const HeadTable& table, const HeadPattern& pattern, int64_t keys, double ratio);
 
 // Sums of the softmax rows of the last `rows` rows of a block that ends (in rows) at `row_end`, over all keys up to it, for one query head of

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <tuple>
 
 #include "onset/base/thread_pool.h"
 #include "onset/compute/attention.h"
@@ -64,6 +65,7 @@ struct Nudge {
   const PatternSearchOptions& options;
   const std::vector<float>&column, &diagonal;
   int32_t begin, end;  // positions
+  double target;       // keys for a row
 
   double cost(const HeadPattern& pattern, Blocks& blocks) const {
     blocks.clear();
@@ -77,7 +79,7 @@ struct Nudge {
   }
 
   // The value in least..most of one number at which the cost is nearest to the target; cost grows with it.
-  void move(HeadPattern& pattern, int32_t& number, int32_t least, int32_t most, double target, Blocks& blocks) const {
+  void move(HeadPattern& pattern, int32_t& number, int32_t least, int32_t most, Blocks& blocks) const {
     while (least < most) {
       number = least + (most - least) / 2;
       if (cost(pattern, blocks) < target) {
@@ -89,30 +91,30 @@ struct Nudge {
     number = least;
   }
 
-  PatternTrial run(HeadPattern pattern, Blocks& blocks) const {
-    const double target = target_slots(options.length);
+  void run(PatternTrial& trial, Blocks& blocks) const {
+    HeadPattern& pattern = trial.pattern;
     constexpr int32_t least_columns = 30, least_diagonals = 50;
-    double slots = cost(pattern, blocks);
+    double& slots = trial.slots;
+    slots = cost(pattern, blocks);
     if (std::abs(slots - target) > options.tolerance * target) {
-      move(pattern, pattern.second, least_diagonals, end, target, blocks);
+      move(pattern, pattern.second, least_diagonals, end, blocks);
       slots = cost(pattern, blocks);
     }
     if (std::abs(slots - target) > options.tolerance * target) {
-      move(pattern, pattern.first, least_columns, end, target, blocks);
+      move(pattern, pattern.first, least_columns, end, blocks);
       slots = cost(pattern, blocks);
     }
-    return {.pattern = pattern, .slots = slots};
   }
 };
 
 }  // namespace
 
-std::vector<HeadPattern> pattern_candidates(int32_t length) {
-  const int32_t target = target_slots(length), tiles = target / page_tokens;
+std::vector<HeadPattern> pattern_candidates(int32_t length, int32_t target) {
+  const int32_t tiles = std::max(1, target / page_tokens);
   const auto slash = [](int32_t columns, int32_t diagonals) {
     return HeadPattern{.shape = HeadShape::vertical_slash, .first = columns, .second = diagonals};
   };
-  return {{.shape = HeadShape::a_shape, .first = page_tokens, .second = target - 2 * page_tokens + 1},
+  return {{.shape = HeadShape::a_shape, .first = page_tokens, .second = std::max(1, target - 2 * page_tokens + 1)},
           slash(30, length / 16),
           slash(64, length / 18),
           slash(128, length / 20),
@@ -138,7 +140,13 @@ const AttentionPlan& PatternSearch::plan(const AttendContext& context) {
 void PatternSearch::try_all(const AttendContext& context, int32_t row_begin) {
   const auto heads = context.query_heads;
   const auto row_end = static_cast<int32_t>(context.positions.size()), rows = row_end - row_begin;
-  const std::vector<HeadPattern> candidates = pattern_candidates(options_.length);
+  std::vector<PatternTrial> candidates;
+  for (const double share : {1.0, 0.5, 1.5, 2.0}) {
+    const auto target = static_cast<int32_t>(share * target_slots(options_.length));
+    for (const HeadPattern& pattern : pattern_candidates(options_.length, target)) {
+      candidates.push_back({.pattern = pattern, .slots = 0, .target = static_cast<double>(target)});
+    }
+  }
   const size_t count = candidates.size();
   PooledKeys pooled;
   pooled.extend(context, context.positions.back() + 1);
@@ -148,16 +156,18 @@ void PatternSearch::try_all(const AttendContext& context, int32_t row_begin) {
   const auto prepare = [&](int64_t head, int worker) {
     std::vector<float> column, diagonal;
     estimator.estimate(static_cast<int>(head), row_end, std::min(options_.inference.estimating_rows, rows), worker, column, diagonal);
-    const Nudge nudge{options_, column, diagonal, context.positions[row_begin], context.positions.back() + 1};
     for (size_t c = 0; c < count; ++c) {
       const size_t at = c * static_cast<size_t>(heads) + static_cast<size_t>(head);
-      if (candidates[c].shape == HeadShape::vertical_slash) {
-        tried[at] = nudge.run(candidates[c], blocks[at]);
+      const HeadPattern& pattern = candidates[c].pattern;
+      tried[at] = candidates[c];
+      if (pattern.shape == HeadShape::vertical_slash) {
+        const Nudge nudge{options_, column, diagonal, context.positions[row_begin], context.positions.back() + 1, candidates[c].target};
+        nudge.run(tried[at], blocks[at]);
         continue;
       }
-      blocks[at] = pattern_blocks(candidates[c], options_.inference, context, static_cast<int>(head), row_begin, row_end, worker, estimator, pooled);
+      blocks[at] = pattern_blocks(pattern, options_.inference, context, static_cast<int>(head), row_begin, row_end, worker, estimator, pooled);
       shift_rows(blocks[at], row_begin);
-      tried[at] = {.pattern = candidates[c], .slots = computed_slots(blocks[at])};
+      tried[at].slots = computed_slots(blocks[at]);
     }
   };
   if (context.pool != nullptr) {
@@ -184,16 +194,106 @@ void PatternSearch::try_all(const AttendContext& context, int32_t row_begin) {
   }
 }
 
-HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions& options) {
+void add_findings(PatternFindings& sum, const PatternFindings& more, int32_t prompts) {
+  const auto mean = [&](int32_t before, int32_t one) {
+    return static_cast<int32_t>((int64_t{before} * prompts + one + prompts / 2) / (prompts + 1));
+  };
+  for (size_t layer = 0; layer < more.trials.size(); ++layer) {
+    for (size_t head = 0; head < more.trials[layer].size(); ++head) {
+      for (size_t c = 0; c < more.trials[layer][head].size(); ++c) {
+        PatternTrial& all = sum.trials[layer][head][c];
+        const PatternTrial& one = more.trials[layer][head][c];
+        all.pattern.first = mean(all.pattern.first, one.pattern.first);
+        all.pattern.second = mean(all.pattern.second, one.pattern.second);
+        all.pattern.score += one.pattern.score;
+        all.slots = (all.slots * prompts + one.slots) / (prompts + 1);
+      }
+    }
+  }
+}
+
+namespace {
+
+using Trials = std::vector<PatternTrial>;
+
+const PatternTrial& nearest(const Trials& trials, double target) {
+  const PatternTrial* best = nullptr;
+  for (const PatternTrial& trial : trials) {
+    if (trial.target == target && (best == nullptr || trial.pattern.score < best->pattern.score)) best = &trial;
+  }
+  return best != nullptr ? *best : trials.front();
+}
+
+// The trials on the lower convex hull of distance over cost, cheapest first.
+Trials hull_of(Trials trials) {
+  std::sort(trials.begin(), trials.end(), [](const PatternTrial& a, const PatternTrial& b) {
+    return a.slots != b.slots ? a.slots < b.slots : a.pattern.score < b.pattern.score;
+  });
+  const auto slope = [](const PatternTrial& a, const PatternTrial& b) { return (a.pattern.score - b.pattern.score) / (b.slots - a.slots); };
+  Trials hull;
+  for (const PatternTrial& trial : trials) {
+    if (!hull.empty() && trial.pattern.score >= hull.back().pattern.score) continue;
+    if (!hull.empty() && trial.slots <= hull.back().slots) hull.pop_back();
+    while (hull.size() > 1 && slope(hull[hull.size() - 2], hull.back()) <= slope(hull.back(), trial)) hull.pop_back();
+    hull.push_back(trial);
+  }
+  return hull;
+}
+
+// From the cheapest of each head, step by step what gains most for a key, while the mean cost stays below the target.
+std::vector<HeadPattern> shared_out(const std::vector<Trials>& heads, double target) {
+  struct Step {
+    double gain = 0, slots = 0;
+    size_t head = 0, to = 0;
+  };
+  std::vector<Trials> hulls;
+  std::vector<Step> steps;
+  double left = target * static_cast<double>(heads.size());
+  for (const Trials& trials : heads) {
+    const Trials& hull = hulls.emplace_back(hull_of(trials));
+    left -= hull.front().slots;
+    for (size_t i = 1; i < hull.size(); ++i) {
+      const double slots = hull[i].slots - hull[i - 1].slots;
+      steps.push_back({(hull[i - 1].pattern.score - hull[i].pattern.score) / slots, slots, hulls.size() - 1, i});
+    }
+  }
+  std::sort(steps.begin(), steps.end(), [](const Step& a, const Step& b) {
+    return a.gain != b.gain ? a.gain > b.gain : std::tie(a.head, a.to) < std::tie(b.head, b.to);
+  });
+  std::vector<size_t> at(heads.size(), 0);
+  for (const Step& step : steps) {
+    if (step.to != at[step.head] + 1 || step.slots > left) continue;  // what is too dear keeps the head where it is
+    left -= step.slots;
+    at[step.head] = step.to;
+  }
+  std::vector<HeadPattern> patterns;
+  for (size_t head = 0; head < heads.size(); ++head) patterns.push_back(hulls[head][at[head]].pattern);
+  return patterns;
+}
+
+}  // namespace
+
+HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions& options, bool even) {
+  const double target = target_slots(options.length);
+  std::vector<Trials> heads;
+  for (const auto& layer : findings.trials) {
+    for (const Trials& trials : layer) {
+      if (!trials.empty()) heads.push_back(trials);
+    }
+  }
+  std::vector<HeadPattern> patterns;
+  if (even) {
+    for (const Trials& trials : heads) patterns.push_back(nearest(trials, target).pattern);
+  } else {
+    patterns = shared_out(heads, target);
+  }
   HeadTable table;
   table.reference_length = options.length;
+  auto next = patterns.begin();
   for (const auto& layer : findings.trials) {
-    std::vector<HeadPattern>& heads = table.layers.emplace_back();
-    for (const std::vector<PatternTrial>& trials : layer) {
-      if (trials.empty()) continue;
-      const auto best = std::min_element(trials.begin(), trials.end(),
-                                         [](const PatternTrial& a, const PatternTrial& b) { return a.pattern.score < b.pattern.score; });
-      heads.push_back(best->pattern);
+    std::vector<HeadPattern>& own = table.layers.emplace_back();
+    for (const Trials& trials : layer) {
+      if (!trials.empty()) own.push_back(*next++);
     }
   }
   return table;

@@ -20,6 +20,7 @@ struct PatternSearchOptions {
 struct PatternTrial {
   HeadPattern pattern;  // with the mean distance of its output as score
   double slots = 0;     // keys computed for a row, on average
+  double target = 0;    // and how many it was to be
 };
 
 // What was found so far.
@@ -27,8 +28,13 @@ struct PatternFindings {
   std::vector<std::vector<std::vector<PatternTrial>>> trials;  // [layer][head], none where a layer has a window of its own
   int32_t layers_done = 0;
 };
-// The best of each head; layers with windows have none.
-HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions& options);
+// Adds what was found with another prompt, of the same model and options: distances and costs are summed, budgets are means of `prompts`
+// prompts so far and one more.
+void add_findings(PatternFindings& sum, const PatternFindings& more, int32_t prompts);
+// The best of each head for a mean cost of target_slots(length) keys a row; layers with windows have none. The paper gives each head that
+// cost. Here heads may have from half to twice of it: those whose output gains most for a key get more (one after the other along the convex
+// hulls of distance over cost). even: as the paper does it.
+HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions& options, bool even = false);
 
 // Sees everything, and at the end of the prompt tries all candidates for each head of the layer. Serves one prompt of options.length tokens.
 class PatternSearch : public AttendPolicy {
@@ -45,7 +51,7 @@ class PatternSearch : public AttendPolicy {
   DenseAttend dense_;
 };
 
-// Candidates for a prompt of `length` tokens: A-shape, four vertical-slash ones and block-sparse, near target_slots(length) keys for a row.
-std::vector<HeadPattern> pattern_candidates(int32_t length);
+// Candidates near `target` keys for a row, for a prompt of `length` tokens: A-shape, four vertical-slash ones and block-sparse.
+std::vector<HeadPattern> pattern_candidates(int32_t length, int32_t target);
 
 }  // namespace onset

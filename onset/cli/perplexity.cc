@@ -13,6 +13,7 @@ struct PerplexityCommand {
   TextSource text;
   int32_t window = 2048;
   int64_t tokens = 0;
+  int32_t last = 0;
   std::string kl_against;
   bool json = false;
 };
@@ -22,8 +23,11 @@ void declare(CLI::App& command, PerplexityCommand& options) {
   command.add_option("-w,--window", options.window, "tokens that are read together")->check(CLI::Range(2, 1 << 30))->capture_default_str();
   command.add_option("--tokens", options.tokens, "use the first so many tokens of the text (default: all)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
-  command.add_option("--kl-against", options.kl_against, "also the divergence from this precision, over the same tokens")
-      ->check(CLI::IsMember({"fast", "bf16", "reference"}));
+  command.add_option("--last", options.last, "score only so many tokens at the end of each window")->check(CLI::Range(1, 4096));
+  command
+      .add_option("--kl-against", options.kl_against,
+                  "also the divergence from this precision, or from the same one without --attend (dense, with --last), over the same tokens")
+      ->check(CLI::IsMember({"fast", "bf16", "reference", "dense"}));
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
   set_examples(
@@ -71,7 +75,7 @@ Json to_json(const PerplexityCommand& options, const Engine& engine, const Perpl
 Status measure_one(const PerplexityCommand& options, Engine& engine, const std::vector<int32_t>& tokens) {
   ProgressBar bar("reading");
   ONSET_ASSIGN(const Perplexity perplexity,
-               measure_perplexity(engine, tokens, {.window = options.window, .progress = [&](int64_t done, int64_t total) {
+               measure_perplexity(engine, tokens, {.window = options.window, .last = options.last, .progress = [&](int64_t done, int64_t total) {
                                                      bar.update(static_cast<double>(done) / static_cast<double>(total));
                                                    }}));
   if (options.json) return write_json(to_json(options, engine, perplexity));
@@ -81,19 +85,23 @@ Status measure_one(const PerplexityCommand& options, Engine& engine, const std::
 
 Status measure_both(const PerplexityCommand& options, Engine& engine, const std::vector<int32_t>& tokens) {
   EngineFlags other = options.engine;
-  other.precision = options.kl_against;
-  // Kept keys and values as this precision has them by default.
-  other.kv.clear();
+  if (options.kl_against == "dense") {
+    other.attend.clear();
+  } else {
+    other.precision = options.kl_against;
+    // Kept keys and values as this precision has them by default.
+    other.kv.clear();
+  }
   ONSET_ASSIGN(const auto reference, load_engine(other, options.window));
   ProgressBar bar("reading twice");
   ONSET_ASSIGN(const Divergence divergence,
-               measure_divergence(engine, *reference, tokens, {.window = options.window, .progress = [&](int64_t done, int64_t total) {
+               measure_divergence(engine, *reference, tokens, {.window = options.window, .last = options.last, .progress = [&](int64_t done, int64_t total) {
                                                                  bar.update(static_cast<double>(done) / static_cast<double>(total));
                                                                }}));
   if (options.json) {
     Json json = to_json(options, engine, divergence.tested);
     json["against"] = to_json(divergence.reference);
-    json["against"]["precision"] = options.kl_against;
+    json["against"]["precision"] = precision_name(reference->model().precision());
     json["kl_mean"] = divergence.kl_mean;
     json["kl_99"] = divergence.kl_99;
     json["top1"] = divergence.top1;
@@ -104,7 +112,8 @@ Status measure_both(const PerplexityCommand& options, Engine& engine, const std:
       "perplexity {:.4f} in {} precision, {:.4f} in {} precision ({:+.3f} %), {} tokens in {} windows of {}\n"
       "divergence: mean {:.5f} nats, 99th percentile {:.5f}; same most likely token {:.2f} %; mean |difference| of "
       "log-probabilities {:.4f}\n",
-      divergence.tested.perplexity, options.engine.precision, divergence.reference.perplexity, options.kl_against,
+      divergence.tested.perplexity, options.engine.precision, divergence.reference.perplexity,
+      precision_name(reference->model().precision()),
       100 * (divergence.tested.perplexity / divergence.reference.perplexity - 1), divergence.tested.tokens_scored,
       divergence.tested.windows, options.window, divergence.kl_mean, divergence.kl_99, 100 * divergence.top1, divergence.logprob_delta));
 }

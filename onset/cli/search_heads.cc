@@ -14,19 +14,22 @@ using Json = nlohmann::ordered_json;
 
 struct SearchOptions {
   EngineFlags engine;
-  std::string file, output;
+  std::vector<std::string> files;
+  std::string output;
   int32_t length = 8192;
   uint64_t seed = 1;
+  bool even = false;
   bool json = false;
 };
 
 void declare(CLI::App& command, SearchOptions& options) {
   command.add_option("-o,--output", options.output, "the table's file")->required();
-  command.add_option("-f,--file", options.file, "the text of the prompt (default: random keys and values in JSON, and a question for one)");
+  command.add_option("-f,--file", options.files, "a text to be searched with too, beside random keys and values in JSON; may be given again");
   command.add_option("--length", options.length, "tokens of the prompt; budgets are an eighth of it, and scale with the text later")
       ->check(CLI::Range(1024, 1 << 20))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "of the keys and values")->capture_default_str();
+  command.add_flag("--even", options.even, "give every head the same cost, as the paper does; else heads that gain more by it get more");
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
   set_examples(command,
@@ -55,21 +58,25 @@ std::string retrieval_text(int32_t length, uint64_t seed) {
 }
 
 // The beginning of the text and its end, `length` tokens together.
-Result<std::vector<int32_t>> prompt_of(const SearchOptions& options, const Engine& engine) {
-  std::string text = retrieval_text(options.length, options.seed);
-  if (!options.file.empty()) {
-    ONSET_ASSIGN(text, read_file(options.file));
-  }
+Result<std::vector<int32_t>> prompt_of(const std::string& text, const std::string& name, int32_t length, const Engine& engine) {
   if (engine.tokenizer() == nullptr) return error(Code::invalid_argument, "the model has no tokenizer");
   ONSET_ASSIGN(std::vector<int32_t> tokens, engine.tokenizer()->encode(text, {.add_special = true}));
-  const auto length = static_cast<size_t>(options.length);
-  if (tokens.size() < length) {
-    return error(Code::invalid_argument, "{} has {} tokens, expected {} or more (--length)", options.file.empty() ? "the prompt" : options.file,
-                 tokens.size(), length);
+  if (static_cast<int64_t>(tokens.size()) < length) {
+    return error(Code::invalid_argument, "{} has {} tokens, expected {} or more (--length)", name, tokens.size(), length);
   }
-  constexpr size_t question = 64;
-  tokens.erase(tokens.begin() + static_cast<int64_t>(length - question), tokens.end() - static_cast<int64_t>(question));
+  constexpr int64_t question = 64;
+  tokens.erase(tokens.begin() + length - question, tokens.end() - question);
   return tokens;
+}
+
+Result<std::vector<std::vector<int32_t>>> prompts_of(const SearchOptions& options, const Engine& engine) {
+  std::vector<std::vector<int32_t>> prompts(1);
+  ONSET_ASSIGN(prompts[0], prompt_of(retrieval_text(options.length, options.seed), "the prompt of keys and values", options.length, engine));
+  for (const std::string& file : options.files) {
+    ONSET_ASSIGN(const std::string text, read_file(file));
+    ONSET_ASSIGN(prompts.emplace_back(), prompt_of(text, file, options.length, engine));
+  }
+  return prompts;
 }
 
 const char* kind_of(const HeadPattern& pattern) {
@@ -115,27 +122,40 @@ std::map<std::string, int> shapes_of(const HeadTable& table) {
   return shapes;
 }
 
-Status read_prompt(Engine& engine, Request request, const PatternFindings& findings) {
+// Reads a prompt and tries everything at its end.
+Result<PatternFindings> search(Engine& engine, const std::vector<int32_t>& tokens, const PatternSearchOptions& options,
+                               const std::function<void(double)>& progress) {
+  PatternFindings findings;
+  const int32_t layers = engine.model().config().layers;
+  auto policy = std::make_unique<PatternSearch>(options, layers, engine.model().query_heads(), findings);
+  Request request{.tokens = tokens, .most_new_tokens = 0, .attend = std::move(policy), .prefix_cache = false};
   Status status;
   ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { status = event.status; }).status());
-  ProgressBar bar("reading and searching");
-  const auto length = static_cast<double>(findings.trials.size());
   while (engine.has_work()) {
     ONSET_TRY(engine.step());
-    bar.update(findings.layers_done / length);
+    progress(static_cast<double>(findings.layers_done) / layers);
   }
-  return status;
+  ONSET_TRY(status);
+  return findings;
 }
 
 Status run(const SearchOptions& options) {
   ONSET_ASSIGN(const auto engine, load_engine(options.engine, options.length + page_tokens));
-  ONSET_ASSIGN(const std::vector<int32_t> tokens, prompt_of(options, *engine));
-  PatternSearchOptions search;
-  search.length = options.length;
+  ONSET_ASSIGN(const std::vector<std::vector<int32_t>> prompts, prompts_of(options, *engine));
+  PatternSearchOptions searched;
+  searched.length = options.length;
   PatternFindings findings;
-  auto policy = std::make_unique<PatternSearch>(search, engine->model().config().layers, engine->model().query_heads(), findings);
-  ONSET_TRY(read_prompt(*engine, {.tokens = tokens, .most_new_tokens = 0, .attend = std::move(policy), .prefix_cache = false}, findings));
-  HeadTable table = best_table(findings, search);
+  ProgressBar bar("searching");
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    const auto progress = [&](double share) { bar.update((static_cast<double>(i) + share) / static_cast<double>(prompts.size())); };
+    ONSET_ASSIGN(PatternFindings found, search(*engine, prompts[i], searched, progress));
+    if (i == 0) {
+      findings = std::move(found);
+    } else {
+      add_findings(findings, found, static_cast<int32_t>(i));
+    }
+  }
+  HeadTable table = best_table(findings, searched, options.even);
   table.model = engine->model().file().path().stem().string();
   ONSET_ASSIGN(AtomicFile file, AtomicFile::create(options.output));
   ONSET_TRY(file.write(head_table_json(table)));

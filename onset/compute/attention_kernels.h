@@ -26,6 +26,7 @@ namespace onset {
 
 inline constexpr int block_lanes = 64;
 inline constexpr int tile_slots = 64;
+inline constexpr int sum_lanes = 16;
 
 // The order of KvType.
 enum class PageNumbers : uint8_t { f32, f16, bf16, int8 };
@@ -97,6 +98,11 @@ struct AttentionKernels {
   void (*finish)(AttentionBlock& block, const float* factors);
   // probabilities[chunk][tile_slots][lane] = 2^(score - log2_sums[lane]), 0 where a lane does not look.
   void (*probabilities)(AttentionBlock& block, const AttentionTile& tile, const float* log2_sums, float* probabilities);
+  // Adds the probabilities of a tile without positions, of a block whose lanes (a multiple of sum_lanes) are at positions that follow one
+  // another: column[slot] += those of the slot, diagonal[distance] += those at it, for distances below `length`. Sums of a slot are made in
+  // sum_lanes parts, whatever the vectors.
+  void (*add_sums)(const AttentionBlock& block, const AttentionTile& tile, const float* probabilities, int64_t length, float* column,
+                   float* diagonal);
 };
 
 extern const AttentionKernels attention_generic;

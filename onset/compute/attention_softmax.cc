@@ -15,42 +15,25 @@ struct HeadSums {
   float* diagonal;
 };
 
-// Adds the probabilities of a tile, slot by slot: lanes whose positions follow one another lie side by side on the diagonals too.
-void add_probabilities(const Worker& worker, const AttentionTile& tile, bool consecutive, const HeadSums& sums) {
+// Adds the probabilities of a tile in which lanes or slots are at positions of any kind; the order of additions is that of add_sums.
+void add_scattered(const Worker& worker, const AttentionTile& tile, const HeadSums& sums) {
   const AttentionBlock& block = worker.scratch.block;
   const int64_t length = worker.call.keys.length;
   for (int32_t i = 0; i < tile.slots; ++i) {
     if ((tile.visible >> i & 1) == 0) continue;
     const int64_t position = tile.positions != nullptr ? tile.positions[i] : tile.base + i;
-    constexpr int32_t parts = 16;
-    float column[parts] = {};
-    for (int32_t first = 0; first < block.used_lanes; first += parts) {
-      const int32_t chunk = first / block.chunk_lanes, within = first % block.chunk_lanes;
-      // Chunks may be narrower than the parts; then they lie one behind the other.
-      for (int32_t part = 0; part < parts; part += std::min(parts, block.chunk_lanes)) {
-        const int32_t c = chunk + part / block.chunk_lanes, lane = first + part;
-        const int32_t count = std::min(std::min(parts, block.chunk_lanes), block.used_lanes - lane);
-        if (count <= 0) break;
-        const float* p = worker.scratch.probabilities + (c * tile_slots + i) * block.chunk_lanes + within;
-        for (int32_t l = 0; l < count; ++l) column[part + l] += p[l];
-        if (consecutive) {
-          const int64_t distance = block.query_positions[lane] - position;
-          const auto begin = static_cast<int32_t>(std::clamp<int64_t>(-distance, 0, count));
-          const auto end = static_cast<int32_t>(std::clamp<int64_t>(length - distance, begin, count));
-          float* diagonal = sums.diagonal + distance;
-          for (int32_t l = begin; l < end; ++l) diagonal[l] += p[l];
-          continue;
-        }
-        for (int32_t l = 0; l < count; ++l) {
-          const int64_t distance = block.query_positions[lane + l] - position;
-          if (distance >= 0 && distance < length) sums.diagonal[distance] += p[l];
-        }
-      }
+    float parts[sum_lanes] = {};
+    for (int32_t lane = 0; lane < block.used_lanes; ++lane) {
+      const int32_t chunk = lane / block.chunk_lanes;
+      const float p = worker.scratch.probabilities[(chunk * tile_slots + i) * block.chunk_lanes + lane % block.chunk_lanes];
+      parts[lane % sum_lanes] += p;
+      const int64_t distance = block.query_positions[lane] - position;
+      if (distance >= 0 && distance < length) sums.diagonal[distance] += p;
     }
-    for (int32_t step = parts / 2; step > 0; step /= 2) {
-      for (int32_t l = 0; l < step; ++l) column[l] += column[l + step];
+    for (int32_t step = sum_lanes / 2; step > 0; step /= 2) {
+      for (int32_t l = 0; l < step; ++l) parts[l] += parts[l + step];
     }
-    sums.column[tile.base + i] += column[0];
+    sums.column[tile.base + i] += parts[0];
   }
 }
 
@@ -73,7 +56,7 @@ void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
     const bool seen = block.total_maximum[lane] > seen_score;
     log2_sums[lane] = seen ? block.total_maximum[lane] + std::log2(block.total_sum[lane] / one) : -masked_score;
   }
-  bool consecutive = true;
+  bool consecutive = used % sum_lanes == 0;
   for (int32_t lane = 1; lane < used; ++lane) {
     consecutive = consecutive && block.query_positions[lane] == block.query_positions[0] + lane;
   }
@@ -81,7 +64,12 @@ void sum_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
     list_tiles(worker.call, worker.kv_head, plan, segment, worker.queries, false, worker.layout, worker.scratch, worker.tiles);
     for (int t = 0; t < worker.tiles.count; ++t) {
       worker.kernels.probabilities(block, worker.tiles.tiles[t], log2_sums, worker.scratch.probabilities);
-      add_probabilities(worker, worker.tiles.tiles[t], consecutive, sums);
+      const AttentionTile& tile = worker.tiles.tiles[t];
+      if (consecutive && tile.positions == nullptr) {
+        worker.kernels.add_sums(block, tile, worker.scratch.probabilities, worker.call.keys.length, sums.column + tile.base, sums.diagonal);
+      } else {
+        add_scattered(worker, tile, sums);
+      }
     }
   }
 }

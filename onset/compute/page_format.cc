@@ -226,6 +226,28 @@ void read_slot(KvType type, int heads, int head_size, const std::byte* page, int
   }
 }
 
+void mean_key(KvType type, int heads, int head_size, const std::byte* page, int slots, float* mean) {
+  const HeadLayout layout = head_layout(type, head_size);
+  for (int h = 0; h < heads; ++h, page += layout.bytes, mean += head_size) {
+    std::fill_n(mean, head_size, 0.0f);
+    if (type == KvType::int8) {
+      // A rotation of the mean is the mean of the rotated.
+      float scales[page_tokens];
+      std::memcpy(scales, page + layout.key_scales, sizeof scales);
+      for (int d = 0; d < head_size; ++d) {
+        const std::byte* keys = page + layout.keys + key_index(layout, 0, d);
+        for (int slot = 0; slot < slots; ++slot) mean[d] += scales[slot] * static_cast<float>(static_cast<int>(keys[slot * layout.word]) - 128);
+      }
+      rotate_head(mean, head_size);
+    } else {
+      for (int d = 0; d < head_size; ++d) {
+        for (int slot = 0; slot < slots; ++slot) mean[d] += load(type, page + layout.keys, key_index(layout, slot, d));
+      }
+    }
+    for (int d = 0; d < head_size; ++d) mean[d] /= static_cast<float>(slots);
+  }
+}
+
 namespace {
 
 void move_slots_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, const std::byte* from, int from_slot,

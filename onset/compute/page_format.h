@@ -37,6 +37,9 @@ void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page,
 // The stored key and value of a slot, as float32 in the layout write_slot takes (quantisation undone).
 void read_slot(KvType type, int heads, int head_size, const std::byte* page, int slot, float* key, float* value);
 
+// The mean of the first `slots` keys of a page, [heads x head_size].
+void mean_key(KvType type, int heads, int head_size, const std::byte* page, int slots, float* mean);
+
 // How keys turn when their slots go to other positions: pair p of the slot that comes to lie in slot s of its new page by the angle whose
 // cosine and sine are at [p * page_tokens + s].
 struct KeyTurn {

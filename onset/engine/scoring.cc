@@ -34,6 +34,15 @@ class OpenSession {
   int64_t session_;
 };
 
+// Reads tokens that belong to no conversation, and hands out the logits after each of them.
+Status read_alone(Engine& engine, std::vector<int32_t> tokens, LogitsHandler on_logits) {
+  Status ended;
+  Request request{.tokens = std::move(tokens), .most_new_tokens = 0, .prefix_cache = false, .on_logits = std::move(on_logits)};
+  ONSET_TRY(engine.submit(std::move(request), [&](const Event& event) { ended = event.status; }).status());
+  while (engine.has_work()) ONSET_TRY(engine.step());
+  return ended;
+}
+
 // The `count` most likely tokens with their log-probabilities.
 std::vector<std::pair<int32_t, double>> most_likely(std::span<const float> logits, double log_sum_exp, int32_t count) {
   std::vector<int32_t> order(logits.size());
@@ -81,6 +90,11 @@ Perplexity perplexity_of(const std::vector<double>& logprobs, int64_t windows) {
   const auto count = static_cast<int64_t>(logprobs.size());
   const double nll = -sum / static_cast<double>(count);
   return {.windows = windows, .tokens_scored = count, .nll = nll, .perplexity = std::exp(nll)};
+}
+
+// Rows of a window that score the token behind them.
+int64_t scored_rows(const PerplexityOptions& options) {
+  return options.last > 0 ? std::min(options.last, options.window - 1) : options.window - 1;
 }
 
 // Logits of one engine's rows, kept until the other engine has computed the same rows.
@@ -135,25 +149,66 @@ Result<Scores> score_tokens(Engine& engine, std::span<const int32_t> tokens, int
     scores.logprob[position + 1] = logits[next] - statistics.log_sum_exp;
     scores.rank[position + 1] = rank_of(logits, next);
   };
-  ONSET_TRY(OpenSession(engine).read({tokens.begin(), tokens.end()}, on_logits));
+  ONSET_TRY(read_alone(engine, {tokens.begin(), tokens.end()}, on_logits));
   return scores;
 }
 
 Result<Perplexity> measure_perplexity(Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options) {
   ONSET_ASSIGN(const auto windows, cut_windows(engine, tokens, options.window));
-  const int64_t scored = options.window - 1;
+  const int64_t scored = scored_rows(options), first = options.window - 1 - scored;
   std::vector<double> logprobs(windows.size() * scored);
   for (size_t i = 0; i < windows.size(); ++i) {
     const std::vector<int32_t>& window = windows[i];
     const auto on_logits = [&](int32_t position, std::span<const float> logits) {
-      if (position >= scored) return;
-      logprobs[i * scored + position] = logits[window[position + 1]] - logit_statistics(engine.model().isa(), logits).log_sum_exp;
+      if (position < first || position >= first + scored) return;
+      logprobs[i * scored + position - first] = logits[window[position + 1]] - logit_statistics(engine.model().isa(), logits).log_sum_exp;
     };
-    ONSET_TRY(OpenSession(engine).read(window, on_logits));
+    ONSET_TRY(read_alone(engine, window, on_logits));
     if (options.progress) options.progress((i + 1) * window.size(), windows.size() * window.size());
   }
   return perplexity_of(logprobs, static_cast<int64_t>(windows.size()));
 }
+
+namespace {
+
+// A conversation in each engine: the window goes through in pieces whose logits fit.
+Status compare_windows(Engine& tested, Engine& reference, const std::vector<int32_t>& window, std::span<RowDifference> rows,
+                       const std::function<void(int32_t)>& read) {
+  const int32_t vocabulary = tested.model().config().vocabulary;
+  KeptRows kept{.values = std::vector<float>(size_t{rows_held} * vocabulary), .first = 0, .width = vocabulary};
+  OpenSession reference_session(reference);
+  OpenSession tested_session(tested);
+  const auto scored = static_cast<int32_t>(rows.size());
+  for (int32_t begin = 0; begin < scored; begin += rows_held) {
+    const int32_t end = std::min<int32_t>(begin + rows_held, scored);
+    const std::vector<int32_t> piece(window.begin() + begin, window.begin() + end);
+    kept.first = begin;
+    ONSET_TRY(reference_session.read(piece, [&](int32_t position, std::span<const float> logits) {
+      std::copy(logits.begin(), logits.end(), kept.row(position).begin());
+    }));
+    ONSET_TRY(tested_session.read(piece, [&](int32_t position, std::span<const float> logits) {
+      rows[position] = compare_rows(tested.model().isa(), kept.row(position), logits, window[position + 1]);
+    }));
+    read(end);
+  }
+  return {};
+}
+
+// The window is one prompt in each engine, and its last rows are compared.
+Status compare_ends(Engine& tested, Engine& reference, const std::vector<int32_t>& window, std::span<RowDifference> rows) {
+  const int32_t vocabulary = tested.model().config().vocabulary;
+  const auto last = static_cast<int32_t>(window.size()) - 1, first = last - static_cast<int32_t>(rows.size());
+  KeptRows kept{.values = std::vector<float>(rows.size() * vocabulary), .first = first, .width = vocabulary};
+  ONSET_TRY(read_alone(reference, window, [&](int32_t position, std::span<const float> logits) {
+    if (position >= first && position < last) std::copy(logits.begin(), logits.end(), kept.row(position).begin());
+  }));
+  return read_alone(tested, window, [&](int32_t position, std::span<const float> logits) {
+    if (position < first || position >= last) return;
+    rows[position - first] = compare_rows(tested.model().isa(), kept.row(position), logits, window[position + 1]);
+  });
+}
+
+}  // namespace
 
 Result<Divergence> measure_divergence(Engine& tested, Engine& reference, std::span<const int32_t> tokens,
                                       const PerplexityOptions& options) {
@@ -163,26 +218,18 @@ Result<Divergence> measure_divergence(Engine& tested, Engine& reference, std::sp
                  reference.model().config().vocabulary);
   }
   ONSET_ASSIGN(const auto windows, cut_windows(tested, tokens, options.window));
-  const int64_t scored = options.window - 1;
+  const int64_t scored = scored_rows(options);
   std::vector<RowDifference> rows(windows.size() * scored);
-  KeptRows kept{.values = std::vector<float>(size_t{rows_held} * vocabulary), .first = 0, .width = vocabulary};
-
   for (size_t i = 0; i < windows.size(); ++i) {
-    // A conversation in each engine: the window goes through in pieces whose logits fit.
-    const std::vector<int32_t>& window = windows[i];
-    OpenSession reference_session(reference);
-    OpenSession tested_session(tested);
-    for (int32_t begin = 0; begin < scored; begin += rows_held) {
-      const int32_t end = std::min<int32_t>(begin + rows_held, static_cast<int32_t>(scored));
-      const std::vector<int32_t> piece(window.begin() + begin, window.begin() + end);
-      kept.first = begin;
-      ONSET_TRY(reference_session.read(piece, [&](int32_t position, std::span<const float> logits) {
-        std::copy(logits.begin(), logits.end(), kept.row(position).begin());
-      }));
-      ONSET_TRY(tested_session.read(piece, [&](int32_t position, std::span<const float> logits) {
-        rows[i * scored + position] = compare_rows(tested.model().isa(), kept.row(position), logits, window[position + 1]);
-      }));
-      if (options.progress) options.progress(i * window.size() + end, windows.size() * window.size());
+    const std::span<RowDifference> of_window(rows.data() + i * scored, scored);
+    const auto read = [&](int32_t done) {
+      if (options.progress) options.progress(i * windows[i].size() + done, windows.size() * windows[i].size());
+    };
+    if (options.last > 0) {
+      ONSET_TRY(compare_ends(tested, reference, windows[i], of_window));
+      read(options.window);
+    } else {
+      ONSET_TRY(compare_windows(tested, reference, windows[i], of_window, read));
     }
   }
 

@@ -27,6 +27,7 @@ Result<Scores> score_tokens(Engine& engine, std::span<const int32_t> tokens, int
 
 struct PerplexityOptions {
   int32_t window = 2048;                                           // tokens that are read together; each window begins anew
+  int32_t last = 0;                                                // score so many tokens at the end of each window; 0: all but the first
   std::function<void(int64_t done, int64_t total)> progress = {};  // in tokens
 };
 
@@ -59,7 +60,8 @@ struct Divergence {
   double logprob_delta = 0;  // mean |difference| of the scored tokens' log-probabilities
 };
 
-// Both engines read the same windows, some rows at a time, so that only these rows' logits are in memory.
+// Both engines read the same windows, some rows at a time, so that only these rows' logits are in memory; with `last` each window is one
+// prompt, and the last rows' logits are.
 // Both need the same vocabulary. Errors: as measure_perplexity, and invalid_argument for vocabularies that differ.
 Result<Divergence> measure_divergence(Engine& tested, Engine& reference, std::span<const int32_t> tokens, const PerplexityOptions& options);
 
