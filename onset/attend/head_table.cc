@@ -36,16 +36,17 @@ Result<HeadPattern> pattern_of(const Json& value) {
     return error(Code::invalid_argument, "{} is no pattern: expected [type, number, number, score]", value.dump().substr(0, 100));
   }
   const auto& type = value[0].get_ref<const std::string&>();
-  const auto* const known = std::find_if(std::begin(shape_names), std::end(shape_names), [&](const ShapeName& each) { return type == each.name; });
+  const auto* const known =
+      std::find_if(std::begin(shape_names), std::end(shape_names), [&](const ShapeName& each) { return type == each.name; });
   if (known == std::end(shape_names)) {
     return error(Code::invalid_argument, "the type is {}, expected stream_llm, vertical_and_slash, block_sparse or dense", value[0].dump());
   }
   HeadPattern pattern{.shape = known->shape, .score = value[3].get<double>()};
   const bool slash = pattern.shape == HeadShape::vertical_slash;
   ONSET_ASSIGN(pattern.first, budget_of(value[1], pattern.shape == HeadShape::block_sparse ? 1 : 0,
-                                        slash                                    ? "the number of columns"
+                                        slash                                      ? "the number of columns"
                                         : pattern.shape == HeadShape::block_sparse ? "the number of tiles"
-                                                                                 : "the number of first tokens"));
+                                                                                   : "the number of first tokens"));
   ONSET_ASSIGN(pattern.second, budget_of(value[2], slash || pattern.shape == HeadShape::a_shape ? 1 : 0,
                                          slash ? "the number of diagonals" : "the number of last tokens"));
   return pattern;

@@ -163,7 +163,8 @@ void PooledKeys::extend(const AttendContext& context, int32_t keys) {
 }
 
 std::span<const float> PooledKeys::tile(int32_t tile, int kv_head) const {
-  const size_t at = (static_cast<size_t>(tile) * static_cast<size_t>(heads_) + static_cast<size_t>(kv_head)) * static_cast<size_t>(head_size_);
+  const size_t at =
+      (static_cast<size_t>(tile) * static_cast<size_t>(heads_) + static_cast<size_t>(kv_head)) * static_cast<size_t>(head_size_);
   return {means_.data() + at, static_cast<size_t>(head_size_)};
 }
 

@@ -21,9 +21,9 @@
 namespace onset {
 
 struct MInferenceOptions {
-  int32_t every = 1024;         // rows of a block, a multiple of page_tokens
-  int32_t from = 1024;          // the first position that is not dense
-  double ratio = 1;             // multiplies all budgets
+  int32_t every = 1024;          // rows of a block, a multiple of page_tokens
+  int32_t from = 1024;           // the first position that is not dense
+  double ratio = 1;              // multiplies all budgets
   int32_t estimating_rows = 64;  // last_q of the paper
   int32_t first_columns = 30, near_diagonals = 64;
 };
@@ -33,8 +33,8 @@ int32_t target_slots(int64_t keys);
 // A pattern's budgets where there are `keys` keys: those of the table, and beyond its reference length in proportion.
 HeadPattern scaled_pattern(const HeadTable& table, const HeadPattern& pattern, int64_t keys, double ratio);
 
-// Sums of the softmax rows of the last `rows` rows of a block that ends (in rows) at `row_end`, over all keys up to it, for one query head of
-// the context: algorithm 2's estimate.
+// Sums of the softmax rows of the last `rows` rows of a block that ends (in rows) at `row_end`, over all keys up to it, for one query head
+// of the context: algorithm 2's estimate.
 class HeadEstimator {
  public:
   explicit HeadEstimator(const AttendContext& context);
@@ -60,8 +60,8 @@ class PooledKeys {
   std::vector<float> means_;  // [tile][head][head_size]
 };
 
-// The blocks by which the rows row_begin..row_end-1 (positions ascending by one) see what `pattern` says; budgets as they are. `worker` as in
-// HeadEstimator.
+// The blocks by which the rows row_begin..row_end-1 (positions ascending by one) see what `pattern` says; budgets as they are. `worker` as
+// in HeadEstimator.
 std::vector<PlanBlock> pattern_blocks(const HeadPattern& pattern, const MInferenceOptions& options, const AttendContext& context, int head,
                                       int32_t row_begin, int32_t row_end, int worker, HeadEstimator& estimator, const PooledKeys& pooled);
 

@@ -116,10 +116,8 @@ std::shared_ptr<const HeadTable> table_of(const std::vector<HeadPattern>& heads)
   return std::make_shared<HeadTable>(std::move(table));
 }
 
-const std::vector<HeadPattern> mixed = {{HeadShape::vertical_slash, 40, 12},
-                                        {HeadShape::a_shape, 10, 100},
-                                        {HeadShape::block_sparse, 2, 0},
-                                        {HeadShape::dense, 0, 0}};
+const std::vector<HeadPattern> mixed = {
+    {HeadShape::vertical_slash, 40, 12}, {HeadShape::a_shape, 10, 100}, {HeadShape::block_sparse, 2, 0}, {HeadShape::dense, 0, 0}};
 const MInferenceOptions small = {.every = 128, .from = 128, .estimating_rows = 64, .first_columns = 4, .near_diagonals = 3};
 
 // Checks 3 and 11: each query head's output is the softmax over what its own plan visits, heads of one KV head apart.
@@ -140,11 +138,13 @@ TEST(MInference, IsTheSoftmaxOverWhatIsVisited) {
           if (!visits(plan.pattern(head), row, key)) continue;
           const double weight = std::exp(prompt.score(row, head, key));
           sum += weight;
-          for (int d = 0; d < head_size; ++d) expected[d] += weight * prompt.values[(static_cast<size_t>(key) * kv_heads + head / 2) * head_size + d];
+          for (int d = 0; d < head_size; ++d)
+            expected[d] += weight * prompt.values[(static_cast<size_t>(key) * kv_heads + head / 2) * head_size + d];
         }
         ASSERT_GT(sum, 0) << row;
         for (int d = 0; d < head_size; ++d) {
-          ASSERT_NEAR(output[(static_cast<size_t>(row) * query_heads + head) * head_size + d], expected[d] / sum, 1e-5) << row << " " << head;
+          ASSERT_NEAR(output[(static_cast<size_t>(row) * query_heads + head) * head_size + d], expected[d] / sum, 1e-5)
+              << row << " " << head;
         }
       }
     }
@@ -262,7 +262,9 @@ TEST(PatternSearch, FindsTheShapeOfAHead) {
   constexpr int32_t length = 2048;
   Prompt prompt(length, 3);
   // Head 0: the neighbours alone. Its KV head is head 1's too, which looks at far columns.
-  const auto key = [&](int32_t position, int head) { return prompt.keys.data() + (static_cast<size_t>(position) * kv_heads + head) * head_size; };
+  const auto key = [&](int32_t position, int head) {
+    return prompt.keys.data() + (static_cast<size_t>(position) * kv_heads + head) * head_size;
+  };
   const auto query = [&](int32_t position, int head) {
     return prompt.queries.data() + (static_cast<size_t>(position) * query_heads + head) * head_size;
   };

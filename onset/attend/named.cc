@@ -74,9 +74,10 @@ class MInferenceSpec : public AttendSpec {
     if (uniform_.shape != HeadShape::dense) return {};
     if (table_ != nullptr) return check_head_table(*table_, facts.layers, facts.query_heads).within("attend " + text());
     if (shipped_head_table(facts.layers, facts.query_heads) != nullptr) return {};
-    return error(Code::invalid_argument,
-                 "attend {}: no built-in table has the model's {} layers and {} heads, expected minference:TABLE (onset search-heads makes one)",
-                 text(), facts.layers, facts.query_heads);
+    return error(
+        Code::invalid_argument,
+        "attend {}: no built-in table has the model's {} layers and {} heads, expected minference:TABLE (onset search-heads makes one)",
+        text(), facts.layers, facts.query_heads);
   }
   std::unique_ptr<AttendPolicy> make(const AttendFacts& facts) const override {
     std::shared_ptr<const HeadTable> table = table_;

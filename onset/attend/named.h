@@ -3,8 +3,8 @@
 //   dense                          every earlier position
 //   window:SIZE[:SINK]             the last SIZE positions and the first SINK (default 4)
 //   minference[:TABLE][:NAME=NUMBER...]
-//                                  each head in the way that TABLE says: a file, or one that is built in (attend/head_table.h); without, the
-//                                  built-in one for the model's layers and heads. `every` rows (1024) are estimated together, those
+//                                  each head in the way that TABLE says: a file, or one that is built in (attend/head_table.h); without,
+//                                  the built-in one for the model's layers and heads. `every` rows (1024) are estimated together, those
 //                                  below `from` (1024) are dense, `ratio` multiplies all budgets; `vertical` and `slash`, in place of a
 //                                  table, are columns and diagonals of every head (arXiv:2407.02490)
 //   longgen:FULL[:NAME=TOKENS...]  FULL layers in the middle see everything; the others the first `sink` tokens (64) and the last `window`
@@ -23,8 +23,8 @@ namespace onset {
 struct AttendFacts {
   int32_t layers = 0;
   int32_t query_heads = 0;
-  bool windows = false;   // some layer has a window
-  bool patterns = false;  // some layer was given a pattern of blocks at load
+  bool windows = false;       // some layer has a window
+  bool patterns = false;      // some layer was given a pattern of blocks at load
   int32_t prompt_tokens = 0;  // of the request at hand: rows from that position on are its answer
 };
 

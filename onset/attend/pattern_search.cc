@@ -165,7 +165,8 @@ void PatternSearch::try_all(const AttendContext& context, int32_t row_begin) {
         nudge.run(tried[at], blocks[at]);
         continue;
       }
-      blocks[at] = pattern_blocks(pattern, options_.inference, context, static_cast<int>(head), row_begin, row_end, worker, estimator, pooled);
+      blocks[at] =
+          pattern_blocks(pattern, options_.inference, context, static_cast<int>(head), row_begin, row_end, worker, estimator, pooled);
       shift_rows(blocks[at], row_begin);
       tried[at].slots = computed_slots(blocks[at]);
     }
@@ -183,7 +184,8 @@ void PatternSearch::try_all(const AttendContext& context, int32_t row_begin) {
   for (size_t c = 0; c < count; ++c) {
     plan.patterns.clear();
     for (int head = 0; head < heads; ++head) {
-      plan.patterns.push_back({.scale = context.scale, .blocks = std::move(blocks[c * static_cast<size_t>(heads) + static_cast<size_t>(head)])});
+      plan.patterns.push_back(
+          {.scale = context.scale, .blocks = std::move(blocks[c * static_cast<size_t>(heads) + static_cast<size_t>(head)])});
     }
     const std::vector<float> sparse = outputs_of(context, row_begin, plan);
     for (int head = 0; head < heads; ++head) {

@@ -1,5 +1,5 @@
-// The search for each head's way of looking (MInference, arXiv:2407.02490, section 3.1, algorithm 1), once for each model: among ways of equal
-// cost in the kernel, the one whose output lies nearest to that of the dense head.
+// The search for each head's way of looking (MInference, arXiv:2407.02490, section 3.1, algorithm 1), once for each model: among ways of
+// equal cost in the kernel, the one whose output lies nearest to that of the dense head.
 #pragma once
 
 #include <cstdint>
@@ -32,11 +32,12 @@ struct PatternFindings {
 // prompts so far and one more.
 void add_findings(PatternFindings& sum, const PatternFindings& more, int32_t prompts);
 // The best of each head for a mean cost of target_slots(length) keys a row; layers with windows have none. The paper gives each head that
-// cost. Here heads may have from half to twice of it: those whose output gains most for a key get more (one after the other along the convex
-// hulls of distance over cost). even: as the paper does it.
+// cost. Here heads may have from half to twice of it: those whose output gains most for a key get more (one after the other along the
+// convex hulls of distance over cost). even: as the paper does it.
 HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions& options, bool even = false);
 
-// Sees everything, and at the end of the prompt tries all candidates for each head of the layer. Serves one prompt of options.length tokens.
+// Sees everything, and at the end of the prompt tries all candidates for each head of the layer. Serves one prompt of options.length
+// tokens.
 class PatternSearch : public AttendPolicy {
  public:
   // `findings` must outlive it.

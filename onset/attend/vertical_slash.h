@@ -12,8 +12,8 @@ namespace onset {
 
 // What a head was found to look at.
 struct VerticalSlash {
-  std::vector<int32_t> columns;         // key positions, ascending
-  std::vector<int32_t> distances;       // query position - key position, ascending; 0 is among them
+  std::vector<int32_t> columns;    // key positions, ascending
+  std::vector<int32_t> distances;  // query position - key position, ascending; 0 is among them
 };
 
 struct VerticalSlashBudget {
@@ -27,8 +27,8 @@ struct VerticalSlashBudget {
 VerticalSlash choose_vertical_slash(std::span<const float> column, std::span<const float> diagonal, const VerticalSlashBudget& budget);
 
 // What the rows at positions begin..end-1 visit, in blocks of one tile of queries (page_tokens positions, at multiples of it); their row
-// numbers begin at `row`. A diagonal takes every key tile that it crosses as a whole: the kernel computes whole tiles anyway. So does a tile
-// of which many columns were chosen; other columns stay single. Nothing behind a tile's last query is visited.
+// numbers begin at `row`. A diagonal takes every key tile that it crosses as a whole: the kernel computes whole tiles anyway. So does a
+// tile of which many columns were chosen; other columns stay single. Nothing behind a tile's last query is visited.
 void append_vertical_slash(const VerticalSlash& chosen, int32_t row, int32_t begin, int32_t end, std::vector<PlanBlock>& blocks);
 
 // Key slots that the kernel computes for a row of these blocks, on average: tiles of ranges, and columns in tiles of their own.

@@ -47,7 +47,8 @@ void add_long_flags(CLI::App& command, EngineFlags& flags) {
   const std::string group = "Long texts";
   command
       .add_option("--attend", flags.attend,
-                  "whom queries see: dense, window:SIZE[:SINK], or longgen:FULL[:sink=TOKENS][:window=TOKENS][:stride=TOKENS]... "
+                  "whom queries see: dense, window:SIZE[:SINK], minference[:TABLE][:NAME=NUMBER]..., or "
+                  "longgen:FULL[:sink=TOKENS][:window=TOKENS][:stride=TOKENS]... "
                   "(docs/methods.md)")
       ->group(group);
   command.add_option("--layers", flags.layers, "longgen:FULL...: as --attend, and the other layers keep only the keys that they see")

@@ -25,8 +25,9 @@ void declare(CLI::App& command, PerplexityCommand& options) {
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
   command.add_option("--last", options.last, "score only so many tokens at the end of each window")->check(CLI::Range(1, 4096));
   command
-      .add_option("--kl-against", options.kl_against,
-                  "also the divergence from this precision, or from the same one without --attend (dense, with --last), over the same tokens")
+      .add_option(
+          "--kl-against", options.kl_against,
+          "also the divergence from this precision, or from the same one without --attend (dense, with --last), over the same tokens")
       ->check(CLI::IsMember({"fast", "bf16", "reference", "dense"}));
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
@@ -74,10 +75,11 @@ Json to_json(const PerplexityCommand& options, const Engine& engine, const Perpl
 
 Status measure_one(const PerplexityCommand& options, Engine& engine, const std::vector<int32_t>& tokens) {
   ProgressBar bar("reading");
-  ONSET_ASSIGN(const Perplexity perplexity,
-               measure_perplexity(engine, tokens, {.window = options.window, .last = options.last, .progress = [&](int64_t done, int64_t total) {
-                                                     bar.update(static_cast<double>(done) / static_cast<double>(total));
-                                                   }}));
+  ONSET_ASSIGN(
+      const Perplexity perplexity,
+      measure_perplexity(engine, tokens, {.window = options.window, .last = options.last, .progress = [&](int64_t done, int64_t total) {
+                                            bar.update(static_cast<double>(done) / static_cast<double>(total));
+                                          }}));
   if (options.json) return write_json(to_json(options, engine, perplexity));
   return write_out(fmt::format("perplexity {:.4f} ({:.5f} nats a token) over {} tokens in {} windows of {}\n", perplexity.perplexity,
                                perplexity.nll, perplexity.tokens_scored, perplexity.windows, options.window));
@@ -95,9 +97,10 @@ Status measure_both(const PerplexityCommand& options, Engine& engine, const std:
   ONSET_ASSIGN(const auto reference, load_engine(other, options.window));
   ProgressBar bar("reading twice");
   ONSET_ASSIGN(const Divergence divergence,
-               measure_divergence(engine, *reference, tokens, {.window = options.window, .last = options.last, .progress = [&](int64_t done, int64_t total) {
-                                                                 bar.update(static_cast<double>(done) / static_cast<double>(total));
-                                                               }}));
+               measure_divergence(engine, *reference, tokens,
+                                  {.window = options.window, .last = options.last, .progress = [&](int64_t done, int64_t total) {
+                                     bar.update(static_cast<double>(done) / static_cast<double>(total));
+                                   }}));
   if (options.json) {
     Json json = to_json(options, engine, divergence.tested);
     json["against"] = to_json(divergence.reference);
@@ -113,9 +116,9 @@ Status measure_both(const PerplexityCommand& options, Engine& engine, const std:
       "divergence: mean {:.5f} nats, 99th percentile {:.5f}; same most likely token {:.2f} %; mean |difference| of "
       "log-probabilities {:.4f}\n",
       divergence.tested.perplexity, options.engine.precision, divergence.reference.perplexity,
-      precision_name(reference->model().precision()),
-      100 * (divergence.tested.perplexity / divergence.reference.perplexity - 1), divergence.tested.tokens_scored,
-      divergence.tested.windows, options.window, divergence.kl_mean, divergence.kl_99, 100 * divergence.top1, divergence.logprob_delta));
+      precision_name(reference->model().precision()), 100 * (divergence.tested.perplexity / divergence.reference.perplexity - 1),
+      divergence.tested.tokens_scored, divergence.tested.windows, options.window, divergence.kl_mean, divergence.kl_99,
+      100 * divergence.top1, divergence.logprob_delta));
 }
 
 Status run(const PerplexityCommand& options) {

@@ -24,7 +24,8 @@ struct SearchOptions {
 
 void declare(CLI::App& command, SearchOptions& options) {
   command.add_option("-o,--output", options.output, "the table's file")->required();
-  command.add_option("-f,--file", options.files, "a text to be searched with too, beside random keys and values in JSON; may be given again");
+  command.add_option("-f,--file", options.files,
+                     "a text to be searched with too, beside random keys and values in JSON; may be given again");
   command.add_option("--length", options.length, "tokens of the prompt; budgets are an eighth of it, and scale with the text later")
       ->check(CLI::Range(1024, 1 << 20))
       ->capture_default_str();
@@ -71,7 +72,8 @@ Result<std::vector<int32_t>> prompt_of(const std::string& text, const std::strin
 
 Result<std::vector<std::vector<int32_t>>> prompts_of(const SearchOptions& options, const Engine& engine) {
   std::vector<std::vector<int32_t>> prompts(1);
-  ONSET_ASSIGN(prompts[0], prompt_of(retrieval_text(options.length, options.seed), "the prompt of keys and values", options.length, engine));
+  ONSET_ASSIGN(prompts[0],
+               prompt_of(retrieval_text(options.length, options.seed), "the prompt of keys and values", options.length, engine));
   for (const std::string& file : options.files) {
     ONSET_ASSIGN(const std::string text, read_file(file));
     ONSET_ASSIGN(prompts.emplace_back(), prompt_of(text, file, options.length, engine));
@@ -173,7 +175,8 @@ Status run(const SearchOptions& options) {
 }  // namespace
 
 void add_search_heads(CLI::App& app, Action& action) {
-  add_command<SearchOptions>(app, action, "search-heads", "how each attention head looks at long prompts, for --attend minference:TABLE", declare, run);
+  add_command<SearchOptions>(app, action, "search-heads", "how each attention head looks at long prompts, for --attend minference:TABLE",
+                             declare, run);
 }
 
 }  // namespace onset::cli

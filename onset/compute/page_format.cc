@@ -236,7 +236,8 @@ void mean_key(KvType type, int heads, int head_size, const std::byte* page, int 
       std::memcpy(scales, page + layout.key_scales, sizeof scales);
       for (int d = 0; d < head_size; ++d) {
         const std::byte* keys = page + layout.keys + key_index(layout, 0, d);
-        for (int slot = 0; slot < slots; ++slot) mean[d] += scales[slot] * static_cast<float>(static_cast<int>(keys[slot * layout.word]) - 128);
+        for (int slot = 0; slot < slots; ++slot)
+          mean[d] += scales[slot] * static_cast<float>(static_cast<int>(keys[slot * layout.word]) - 128);
       }
       rotate_head(mean, head_size);
     } else {

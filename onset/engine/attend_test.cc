@@ -55,8 +55,8 @@ TEST(NamedAttend, AnswersAreTheSameInAnyChunksAndCompany) {
 TEST(NamedAttend, EveryLayerFullIsDense) {
   const auto engine = make_engine(test_options());
   const std::vector<int32_t> dense = answer(*engine, request_of(nullptr, false)).tokens;
-  for (const char* spec : {"dense", "longgen:5", "longgen:0:sink=0:window=320", "window:1000",
-                           "minference:every=64:from=0:vertical=300:slash=300"}) {
+  for (const char* spec :
+       {"dense", "longgen:5", "longgen:0:sink=0:window=320", "window:1000", "minference:every=64:from=0:vertical=300:slash=300"}) {
     const Told told = answer(*engine, request_of(spec, false));
     EXPECT_EQ(told.tokens, dense) << spec;
     EXPECT_EQ(told.last.attend->counts.visited, told.last.attend->counts.dense) << spec;

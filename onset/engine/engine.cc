@@ -363,7 +363,8 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   }
   if (attends || asked.select || !asked.vectors.empty() || !asked.prefix_cache) conversation->plain_tokens = 0;
   // What lies in no whole block depends on where the prompt ends.
-  if (running->row_block > 0) conversation->plain_tokens = std::min(conversation->plain_tokens, total / running->row_block * running->row_block);
+  if (running->row_block > 0)
+    conversation->plain_tokens = std::min(conversation->plain_tokens, total / running->row_block * running->row_block);
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
   const bool known = conversation->plain_tokens > 0 || (asked.contexts && asked.contexts->only_known);
   running->looks_up = state.prefixes && known && whole && !asked.on_logits && !asked.on_hidden;

@@ -169,8 +169,7 @@ Status Engine::State::check_span(const Span& span, const RunningRequest* running
   if (running == nullptr) return error(Code::failed, "it names request {}, which does not exist", span.id);
   const int32_t computed = running->conversation->computed;
   const int32_t left = running->known() - computed;
-  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= left &&
-                    rows_run_together(span, *running) &&
+  const bool rows = span.first_token == computed && span.count >= 1 && span.count <= left && rows_run_together(span, *running) &&
                     (running->layer == 0 || span.count == running->piece);
   const bool layers = span.layer_begin == running->layer && span.layer_end > span.layer_begin && span.layer_end <= layout.layers;
   if (running->admitted && rows && layers) return {};

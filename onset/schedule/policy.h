@@ -40,10 +40,10 @@ struct ScheduledRequest {
   // Rows of its prompt run together in blocks that begin at multiples of this many tokens (INT32_MAX: the whole prompt), through as many
   // layers as there is room for. 0: rows run as they come.
   int32_t row_block = 0;
-  bool fixed = false;           // never gives up its pages: all it may come to need are reserved when it is admitted
-  bool can_swap = false;        // its pages could go to a file
-  int64_t pages = 0;            // reserved for it, and free when it gives them up
-  int64_t shared_pages = 0;     // of the pages of its tokens, those that others hold anyway
+  bool fixed = false;        // never gives up its pages: all it may come to need are reserved when it is admitted
+  bool can_swap = false;     // its pages could go to a file
+  int64_t pages = 0;         // reserved for it, and free when it gives them up
+  int64_t shared_pages = 0;  // of the pages of its tokens, those that others hold anyway
 };
 
 // A piece of work of one sequence: `count` tokens from `first_token` on, through layers layer_begin..layer_end-1.

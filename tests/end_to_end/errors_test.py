@@ -189,6 +189,12 @@ def bad_requests(rows):
     rows.row("a window of nothing", "run", *stories, "--attend", "window:0", "Hello")
     rows.row("a window that is not whole blocks", "run", *stories, "--attend", "longgen:2:window=100", "Hello")
     rows.row("an option that the policy does not have", "serve", *stories, "--port", 0, "--attend", "longgen:2:pad=64")
+    rows.row("a table of heads for another model", "run", *stories, "--attend", "minference:heads.json", "Hello",
+             make=write(test, "heads.json", b'[{"0":["stream_llm",64,960,0]}]'))
+    rows.row("no built-in table for the model", "run", *stories, "--attend", "minference", "Hello")
+    rows.row("a table that does not exist", "run", *stories, "--attend", "minference:nobody.json", "Hello")
+    rows.row("blocks that are not whole pages", "run", *stories, "--attend", "minference:every=100", "Hello")
+    rows.row("no diagonals", "run", *stories, "--attend", "minference:vertical=9", "Hello")
     rows.row("more full layers than layers", "run", *stories, "--attend", "longgen:6", "Hello")
     rows.row("an attend policy for a model with windows", "run", *mistral, "--attend", "longgen:1", "Hello")
     rows.row("an attend policy with contexts that are read apart", "run", *stories, "--attend", "window:64", "--context", "text.gguf", "--reuse", "ape", "Hello")

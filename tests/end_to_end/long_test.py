@@ -23,6 +23,27 @@ class Long(harness.Test):
         self.assertEqual(self.answer("--attend", "window:32:4", "--budget", 7)["ids"], window["ids"])
         self.assertEqual(self.answer("--attend", "window:32:4", "--budget", 7)["attend"], window["attend"])
 
+    def test_heads_are_searched_and_used(self):
+        (self.folder / "text.txt").write_text(TEXT * 20, encoding="utf-8")
+        search = ["search-heads", "--no-cache", "--model", STORIES, "--rope-scaling", "ntk:4", "--length", 1024, "--file", "text.txt", "--output", "table.json"]
+        self.assertRegex(self.onset(*search).stdout, r"^table\.json: .*\d+ .* heads\n$")
+        report = self.onset_json(*search, "--even", "--json")
+        self.assertEqual(sum(report["heads"].values()), 5 * 8)
+        self.assertEqual((len(report["trials"]), len(report["trials"][0]), len(report["trials"][0][0])), (5, 8, 24))
+        table = self.folder / "table.json"
+        self.assertEqual([len(layer) for layer in harness.json.loads(table.read_text(encoding="utf-8"))["layers"]], 5 * [8])
+        spec = "minference:table.json:every=64:from=64:ratio=0.1"
+        sparse = self.answer("--attend", spec)
+        self.assertGreater(sparse["attend"]["skipped"], 0.1)
+        self.assertEqual(self.answer("--attend", spec, "--budget", 7)["ids"], sparse["ids"])
+        dense = self.answer("--attend", "minference:table.json")
+        self.assertEqual((dense["ids"], dense["attend"]["skipped"]), (self.answer()["ids"], 0))
+        measure = ["perplexity", "--no-cache", "--model", STORIES, "--file", "text.txt", "--window", 400, "--tokens", 800, "--last", 32, "--json", "--kl-against", "dense"]
+        self.assertEqual(self.onset_json(*measure)["kl_mean"], 0)
+        report = self.onset_json(*measure, "--attend", spec)
+        self.assertEqual((report["tokens_scored"], report["against"]["tokens_scored"]), (64, 64))
+        self.assertGreater(report["kl_mean"], 0)
+
     def test_layers_that_forget_answer_as_the_policy(self):
         spec = "longgen:1:sink=64:window=64"
         self.assertEqual(self.answer("--layers", spec)["ids"], self.answer("--attend", spec)["ids"])
@@ -50,9 +71,11 @@ class Long(harness.Test):
         again = ask("window:32:4")
         self.assertGreater(again["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
         self.assertEqual(again["choices"][0]["text"], window["choices"][0]["text"])
+        heads = ask("minference:vertical=5:slash=1:every=64:from=64")
+        self.assertGreater(heads["onset"]["attend"]["skipped"], 0.2)
         both = ask("window:32:4", contexts=[{"text": "A dog."}])
         self.assertEqual((both["onset"]["reuse"], both["onset"]["attend"]["name"]), ("prefix", "window:32:4"))
-        for onset in ({"attend": "window"}, {"attend": 5}, {"attend": "longgen:6"}, {"attend": "window:9", "contexts": [{"text": "a"}], "reuse": "ape"}):
+        for onset in ({"attend": "window"}, {"attend": 5}, {"attend": "longgen:6"}, {"attend": "minference:/etc/hostname"}, {"attend": "minference"}, {"attend": "window:9", "contexts": [{"text": "a"}], "reuse": "ape"}):
             self.assertIn("attend", server.post("/v1/completions", status=400, **{**ASK, "onset": onset})["error"]["message"])
 
 
