@@ -280,7 +280,10 @@ HeadTable best_table(const PatternFindings& findings, const PatternSearchOptions
   std::vector<Trials> heads;
   for (const auto& layer : findings.trials) {
     for (const Trials& trials : layer) {
-      if (!trials.empty()) heads.push_back(trials);
+      if (trials.empty()) continue;
+      Trials& kept = heads.emplace_back();
+      std::copy_if(trials.begin(), trials.end(), std::back_inserter(kept),
+                   [&](const PatternTrial& trial) { return !options.slash_alone || trial.pattern.shape == HeadShape::vertical_slash; });
     }
   }
   std::vector<HeadPattern> patterns;

@@ -18,7 +18,7 @@ struct SearchOptions {
   std::string output;
   int32_t length = 8192;
   uint64_t seed = 1;
-  bool even = false;
+  bool even = false, slash_alone = false;
   bool json = false;
 };
 
@@ -30,6 +30,8 @@ void declare(CLI::App& command, SearchOptions& options) {
       ->check(CLI::Range(1024, 1 << 20))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "of the keys and values")->capture_default_str();
+  command.add_flag("--slash-alone", options.slash_alone,
+                   "only columns and diagonals, which follow texts that are unlike those of the search (the built-in tables are made so)");
   command.add_flag("--even", options.even, "give every head the same cost, as the paper does; else heads that gain more by it get more");
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
@@ -146,6 +148,7 @@ Status run(const SearchOptions& options) {
   ONSET_ASSIGN(const std::vector<std::vector<int32_t>> prompts, prompts_of(options, *engine));
   PatternSearchOptions searched;
   searched.length = options.length;
+  searched.slash_alone = options.slash_alone;
   PatternFindings findings;
   ProgressBar bar("searching");
   for (size_t i = 0; i < prompts.size(); ++i) {

@@ -17,21 +17,31 @@ void set_visible(uint64_t* tiles, int32_t begin, int32_t end) {
   }
 }
 
-// Copies the key and value of slot `from` of a head to slot `to` of another.
-void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target, int to) {
-  const auto word = static_cast<size_t>(layout.word), padded = static_cast<size_t>(layout.padded);
-  const size_t number = type == KvType::f32 ? 4 : type == KvType::int8 ? 1 : 2;
-  const auto source_slot = static_cast<size_t>(from), target_slot = static_cast<size_t>(to);
+// Copies the key and value of slot `from` of a head to slot `to` of another. A number has so many bytes, and a word so many numbers.
+template <size_t number, size_t word>
+void copy_numbers(const HeadLayout& layout, const std::byte* source, size_t from, std::byte* target, size_t to) {
+  const auto padded = static_cast<size_t>(layout.padded);
   for (size_t w = 0; w < padded / word; ++w) {
-    std::memcpy(target + layout.keys + (w * page_tokens + target_slot) * word * number,
-                source + layout.keys + (w * page_tokens + source_slot) * word * number, word * number);
+    const size_t at = layout.keys + w * page_tokens * word * number;
+    std::memcpy(target + at + to * word * number, source + at + from * word * number, word * number);
   }
-  const std::byte* source_values = source + layout.values + (source_slot / word * padded * word + source_slot % word) * number;
-  std::byte* target_values = target + layout.values + (target_slot / word * padded * word + target_slot % word) * number;
-  for (size_t d = 0; d < padded; ++d) {
-    std::memcpy(target_values + d * word * number, source_values + d * word * number, number);
+  const std::byte* source_values = source + layout.values + (from / word * padded * word + from % word) * number;
+  std::byte* target_values = target + layout.values + (to / word * padded * word + to % word) * number;
+  for (size_t d = 0; d < padded; ++d) std::memcpy(target_values + d * word * number, source_values + d * word * number, number);
+}
+
+void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target, int to) {
+  const auto source_slot = static_cast<size_t>(from), target_slot = static_cast<size_t>(to);
+  switch (type) {
+    case KvType::f32:
+      return copy_numbers<4, 1>(layout, source, source_slot, target, target_slot);
+    case KvType::f16:
+      return copy_numbers<2, 1>(layout, source, source_slot, target, target_slot);
+    case KvType::bf16:
+      return copy_numbers<2, 2>(layout, source, source_slot, target, target_slot);
+    case KvType::int8:
+      copy_numbers<1, 4>(layout, source, source_slot, target, target_slot);
   }
-  if (type != KvType::int8) return;
   for (const size_t scales : {layout.key_scales, layout.value_log2, layout.value_inverse}) {
     std::memcpy(target + scales + target_slot * sizeof(float), source + scales + source_slot * sizeof(float), sizeof(float));
   }

@@ -27,6 +27,7 @@ class Long(harness.Test):
         (self.folder / "text.txt").write_text(TEXT * 20, encoding="utf-8")
         search = ["search-heads", "--no-cache", "--model", STORIES, "--rope-scaling", "ntk:4", "--length", 1024, "--file", "text.txt", "--output", "table.json"]
         self.assertRegex(self.onset(*search).stdout, r"^table\.json: .*\d+ .* heads\n$")
+        self.assertRegex(self.onset(*search, "--slash-alone").stdout, r"^table\.json: 40 vertical-slash heads\n$")
         report = self.onset_json(*search, "--even", "--json")
         self.assertEqual(sum(report["heads"].values()), 5 * 8)
         self.assertEqual((len(report["trials"]), len(report["trials"][0]), len(report["trials"][0][0])), (5, 8, 24))
