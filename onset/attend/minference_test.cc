@@ -309,7 +309,8 @@ TEST(PatternSearch, FindsTheShapeOfAHead) {
   }
   EXPECT_LE(shared_distance, even_distance * 1.1);
   options.slash_alone = true;
-  for (const HeadPattern& head : best_table(findings, options).layers[0]) EXPECT_EQ(head.shape, HeadShape::vertical_slash);
+  const HeadTable slash = best_table(findings, options);
+  for (const HeadPattern& head : slash.layers[0]) EXPECT_EQ(head.shape, HeadShape::vertical_slash);
   EXPECT_EQ(search.plan(prompt.rows(0, 100)).patterns.size(), 1u);
 }
 

@@ -11,8 +11,8 @@
 namespace onset {
 
 struct PatternSearchOptions {
-  int32_t length = 8192;        // tokens of the prompt; the table's reference length
-  double tolerance = 0.05;      // how far a candidate's cost may lie from the target, as a share of it
+  int32_t length = 8192;    // tokens of the prompt; the table's reference length
+  double tolerance = 0.05;  // how far a candidate's cost may lie from the target, as a share of it
   // Only vertical-slash ways, as in the published tables: they follow texts that are unlike those of the search.
   bool slash_alone = false;
   MInferenceOptions inference;  // `every`: rows at the end of the prompt that are compared
