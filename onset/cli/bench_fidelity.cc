@@ -26,7 +26,7 @@ void declare(CLI::App& command, FidelityFlags& options) {
   command
       .add_option("--ways", options.ways,
                   "separated by commas: full, pcw, pcw+p, pcw+p+t, pcw+p+t:TEMPERATURE, ape, ape:TEMPERATURE:SCALE, cacheblend:RATIO, "
-                  "cacheblend:RATIO:METRIC, cacheblend:RATIO:METRIC:SCHEDULE")
+                  "cacheblend:RATIO:METRIC, cacheblend:RATIO:METRIC:SCHEDULE, cacheblend:RATIO:METRIC:SCHEDULE:CARRY")
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--answer", options.answer, "tokens of each answer that are compared")
@@ -72,7 +72,7 @@ Result<ContextReuse> way_of(const std::string& name) {
     ONSET_TRY(check_parallel_contexts(options));
     return ContextReuse(parallel_contexts_step(parts[0], options));
   }
-  if (parts[0] == "cacheblend" && parts.size() >= 2 && parts.size() <= 4) {
+  if (parts[0] == "cacheblend" && parts.size() >= 2 && parts.size() <= 5) {
     CacheBlendOptions blend;
     ONSET_ASSIGN(blend.ratio, number_of(name, parts[1]));
     if (parts.size() > 2) {
@@ -81,12 +81,16 @@ Result<ContextReuse> way_of(const std::string& name) {
     if (parts.size() > 3) {
       ONSET_ASSIGN(blend.schedule, cache_blend_schedule(parts[3]));
     }
+    if (parts.size() > 4) {
+      ONSET_ASSIGN(blend.carry, number_of(name, parts[4]));
+    }
     ONSET_TRY(check_cache_blend(blend));
     return ContextReuse(blend);
   }
-  return error(
-      Code::invalid_argument,
-      "--ways {}: expected full, pcw, pcw+p, pcw+p+t[:TEMPERATURE], ape[:TEMPERATURE:SCALE] or cacheblend:RATIO[:METRIC[:SCHEDULE]]", name);
+  return error(Code::invalid_argument,
+               "--ways {}: expected full, pcw, pcw+p, pcw+p+t[:TEMPERATURE], ape[:TEMPERATURE:SCALE] or "
+               "cacheblend:RATIO[:METRIC[:SCHEDULE[:CARRY]]]",
+               name);
 }
 
 // What was measured of one way: of each question, in order. The last way is reading everything.

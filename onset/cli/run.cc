@@ -71,6 +71,12 @@ void declare(CLI::App& command, RunOptions& options) {
       ->capture_default_str()
       ->group(group);
   command
+      .add_option("--carry", options.blend.carry,
+                  "cacheblend: tokens that are not computed again move by this share of what those of their text that are were off by, on "
+                  "average; 0: they stay, as in the paper")
+      ->capture_default_str()
+      ->group(group);
+  command
       .add_flag("--hide-loading", options.blend.hide_loading,
                 "cacheblend: more is computed again while contexts are loaded, so much as hides the loading; all where that is quicker")
       ->group(group);

@@ -1,5 +1,6 @@
 #include "onset/compute/page_format.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -113,49 +114,75 @@ const PageFormatKernels& kernels_for(Isa isa) {
   return page_format_generic;
 }
 
-void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
-                const float* value) {
-  constexpr int usual_size = 256;
-  alignas(64) float numbers_here[usual_size];
-  alignas(64) uint8_t bytes_here[usual_size];
-  std::vector<float> many_numbers;
-  std::vector<uint8_t> many_bytes;
-  float* numbers = numbers_here;
-  uint8_t* bytes = bytes_here;
-  const size_t count = static_cast<size_t>(head_size);
-  if (head_size > usual_size) {
-    many_numbers.resize(round_up(count, 64));
-    many_bytes.resize(round_up(count, 64));
-    numbers = many_numbers.data();
-    bytes = many_bytes.data();
+// One head's numbers and bytes on the way into a page, with room as quantize() wants it.
+class HeadRoom {
+ public:
+  explicit HeadRoom(int head_size) {
+    if (head_size <= usual_size) return;
+    many_numbers_.resize(round_up(static_cast<size_t>(head_size), 64));
+    many_bytes_.resize(many_numbers_.size());
+    numbers = many_numbers_.data();
+    bytes = many_bytes_.data();
   }
-  const int block = hadamard_block(head_size);
+  float* numbers = numbers_;
+  uint8_t* bytes = bytes_;
+
+ private:
+  static constexpr int usual_size = 256;
+  alignas(64) float numbers_[usual_size];
+  alignas(64) uint8_t bytes_[usual_size];
+  std::vector<float> many_numbers_;
+  std::vector<uint8_t> many_bytes_;
+};
+
+// Rounds the room's numbers, which are rotated first where `block` is not 1, and stores them as the slot's key.
+void put_int8_key(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, int block, std::byte* head, int slot,
+                  HeadRoom& room) {
+  const float scale = kernels.quantize(room.numbers, head_size, block, 128, room.bytes);
+  std::byte* words = head + layout.keys + static_cast<size_t>(slot) * 4;
+  for (int d = 0; d < layout.padded; d += 4) std::memcpy(words + static_cast<size_t>(d) * page_tokens, room.bytes + d, 4);
+  std::memcpy(head + layout.key_scales + static_cast<size_t>(slot) * sizeof scale, &scale, sizeof scale);
+}
+
+// The same as the slot's value.
+void put_int8_value(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, int block, std::byte* head, int slot,
+                    HeadRoom& room) {
+  const float scale = kernels.quantize(room.numbers, head_size, block, 0, room.bytes);
+  std::byte* bytes = head + layout.values + value_index(layout, slot, 0);
+  for (int d = 0; d < layout.padded; ++d) bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(room.bytes[d]);
+  const float log2_scale = std::log2(scale), inverse = 1.0f / scale;
   const size_t at = static_cast<size_t>(slot) * sizeof(float);
-
-  std::memcpy(numbers, key, count * sizeof(float));
-  const float key_scale = kernels.quantize(numbers, head_size, rotates_keys(KvType::int8) ? block : 1, 128, bytes);
-  std::byte* key_words = head + layout.keys + static_cast<size_t>(slot) * 4;
-  for (int d = 0; d < layout.padded; d += 4) std::memcpy(key_words + static_cast<size_t>(d) * page_tokens, bytes + d, 4);
-  std::memcpy(head + layout.key_scales + at, &key_scale, sizeof key_scale);
-
-  std::memcpy(numbers, value, count * sizeof(float));
-  const float value_scale = kernels.quantize(numbers, head_size, rotates_values(KvType::int8) ? block : 1, 0, bytes);
-  std::byte* value_bytes = head + layout.values + value_index(layout, slot, 0);
-  for (int d = 0; d < layout.padded; ++d) value_bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(bytes[d]);
-  const float log2_scale = std::log2(value_scale), inverse = 1.0f / value_scale;
   std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
   std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
 }
 
+void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
+                const float* value) {
+  HeadRoom room(head_size);
+  const int block = hadamard_block(head_size);
+  std::memcpy(room.numbers, key, static_cast<size_t>(head_size) * sizeof(float));
+  put_int8_key(kernels, layout, head_size, rotates_keys(KvType::int8) ? block : 1, head, slot, room);
+  std::memcpy(room.numbers, value, static_cast<size_t>(head_size) * sizeof(float));
+  put_int8_value(kernels, layout, head_size, rotates_values(KvType::int8) ? block : 1, head, slot, room);
+}
+
+// A slot's key or value as it is stored: still rotated.
+void take_int8_key(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key) {
+  float scale = 0;
+  std::memcpy(&scale, head + layout.key_scales + static_cast<size_t>(slot) * sizeof scale, sizeof scale);
+  for (int d = 0; d < head_size; ++d)
+    key[d] = scale * static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
+}
+void take_int8_value(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* value) {
+  float inverse = 0;
+  std::memcpy(&inverse, head + layout.value_inverse + static_cast<size_t>(slot) * sizeof inverse, sizeof inverse);
+  for (int d = 0; d < head_size; ++d)
+    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) / inverse;
+}
+
 void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
-  float key_scale = 0, value_inverse = 0;
-  const size_t at = static_cast<size_t>(slot) * sizeof(float);
-  std::memcpy(&key_scale, head + layout.key_scales + at, sizeof key_scale);
-  std::memcpy(&value_inverse, head + layout.value_inverse + at, sizeof value_inverse);
-  for (int d = 0; d < head_size; ++d) {
-    key[d] = key_scale * static_cast<float>(static_cast<int>(head[layout.keys + key_index(layout, slot, d)]) - 128);
-    value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) / value_inverse;
-  }
+  take_int8_key(layout, head_size, head, slot, key);
+  take_int8_value(layout, head_size, head, slot, value);
   if (rotates_keys(KvType::int8)) rotate_head(key, head_size);
   if (rotates_values(KvType::int8)) rotate_head(value, head_size);
 }
@@ -222,6 +249,49 @@ void read_slot(KvType type, int heads, int head_size, const std::byte* page, int
     for (int d = 0; d < head_size; ++d) {
       key[d] = load(type, page + layout.keys, key_index(layout, slot, d));
       value[d] = load(type, page + layout.values, value_index(layout, slot, d));
+    }
+  }
+}
+
+namespace {
+
+// In the space in which int8 pages are: what is added is rotated, what is there is not rotated back and forth.
+void add_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, int count,
+              const float* keys, size_t key_stride, const float* value) {
+  HeadRoom room(head_size);
+  std::vector<float> added(value, value + head_size);
+  if (rotates_values(KvType::int8)) rotate_head(added.data(), head_size);
+  for (int i = 0; i < count; ++i) {
+    take_int8_value(layout, head_size, head, slot + i, room.numbers);
+    for (int d = 0; d < head_size; ++d) room.numbers[d] += added[d];
+    put_int8_value(kernels, layout, head_size, 1, head, slot + i, room);
+  }
+  for (int i = 0; i < count; ++i, keys += key_stride) {
+    std::copy_n(keys, head_size, added.data());
+    if (rotates_keys(KvType::int8)) rotate_head(added.data(), head_size);
+    take_int8_key(layout, head_size, head, slot + i, room.numbers);
+    for (int d = 0; d < head_size; ++d) room.numbers[d] += added[d];
+    put_int8_key(kernels, layout, head_size, 1, head, slot + i, room);
+  }
+}
+
+}  // namespace
+
+void add_to_slots(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, int count, const float* keys,
+                  const float* value) {
+  const HeadLayout layout = head_layout(type, head_size);
+  const size_t width = static_cast<size_t>(heads) * static_cast<size_t>(head_size);
+  for (int h = 0; h < heads; ++h, page += layout.bytes, keys += head_size, value += head_size) {
+    if (type == KvType::int8) {
+      add_int8(kernels_for(isa), layout, head_size, page, slot, count, keys, width, value);
+      continue;
+    }
+    for (int i = 0; i < count; ++i) {
+      for (int d = 0; d < head_size; ++d) {
+        const size_t key_at = key_index(layout, slot + i, d), value_at = value_index(layout, slot + i, d);
+        store(type, page + layout.keys, key_at, load(type, page + layout.keys, key_at) + keys[static_cast<size_t>(i) * width + d]);
+        store(type, page + layout.values, value_at, load(type, page + layout.values, value_at) + value[d]);
+      }
     }
   }
 }

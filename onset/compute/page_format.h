@@ -54,6 +54,11 @@ struct KeyTurn {
 void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte* from, int from_slot, std::byte* to, int to_slot, int count,
                 const KeyTurn& turn);
 
+// Adds to the keys and values of `count` slots of a page: keys[i] ([heads x head_size], one row for each slot) to the key of slot + i,
+// `value` to every one's value. int8: rounded again, by the rule of write_slot.
+void add_to_slots(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, int count, const float* keys,
+                  const float* value);
+
 // Where the parts of one head lie, in bytes from the head's beginning.
 struct HeadLayout {
   int word = 1;    // values in a word

@@ -144,7 +144,7 @@ Result<KvDeviation> measure_kv_deviation(Engine& engine, const PromptParts& part
   }
   for (const float ratio : ratios) {
     for (const CacheBlendMetric chosen : {metric, CacheBlendMetric::random}) {
-      ONSET_ASSIGN(const Attention seen, read({.ratio = ratio, .metric = chosen}));
+      ONSET_ASSIGN(const Attention seen, read({.ratio = ratio, .metric = chosen, .carry = 0}));
       AttentionDeviation& entry = deviation.attention.emplace_back(AttentionDeviation{.ratio = ratio, .metric = chosen, .layers = {}});
       for (int32_t layer = 0; layer < config.layers; ++layer) {
         entry.layers.push_back(distance(seen[layer], reference[layer], contexts.end - contexts.begin, config.query_heads));

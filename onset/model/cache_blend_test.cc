@@ -6,6 +6,7 @@
 #include <random>
 
 #include "onset/compute/page_format.h"
+#include "onset/model/key_value_shift.h"
 #include "onset/model/reposition.h"
 #include "onset/model/testing.h"
 #include "onset/select/cache_blend.h"
@@ -307,6 +308,72 @@ TEST(CacheBlend, MoreRowsAreNearerToDense) {
   EXPECT_LT(distance[1], by_chance);
 }
 
+// Of a text those that are not computed again are moved by the mean of what those that are differ by.
+TEST(CacheBlend, TheOthersMoveWithThoseThatAreComputed) {
+  for (const KvType type : {KvType::f32, KvType::int8}) {
+    Blender blender(Precision::reference, type);
+    const Prompt prompt = some_prompt();
+    const auto plain = blender.blend(prompt, {.ratio = 0.5f, .carry = 0});
+    const auto half = blender.blend(prompt, {.ratio = 0.5f, .carry = 0.5f}), all = blender.blend(prompt, {.ratio = 0.5f, .carry = 1});
+    const auto reused = blender.place(prompt);
+    // The first layer that moves anybody is 2; its rows are the same in all of them, and so are its moves but for their share.
+    const int layer = 2;
+    const KeyRange text = prompt.places()[2];
+    int moved = 0;
+    for (int32_t p = text.begin; p < text.end; ++p) {
+      const auto before = blender.stored(*reused, layer, p), stays = blender.stored(*plain.cache, layer, p);
+      const auto at_half = blender.stored(*half.cache, layer, p), at_all = blender.stored(*all.cache, layer, p);
+      if (stays != before) {
+        EXPECT_EQ(at_half, stays) << p;  // computed again
+        continue;
+      }
+      ++moved;
+      for (size_t i = 0; i < before.size(); ++i) {
+        // Bytes are rounded each time.
+        const float tolerance = type == KvType::int8 ? 0.25f : 1e-5f;
+        ASSERT_NEAR(at_all[i] - before[i], 2 * (at_half[i] - before[i]), tolerance) << p << " " << i;
+      }
+      EXPECT_NE(at_all, before) << p;
+    }
+    EXPECT_GT(moved, 30);
+    EXPECT_NE(all.logits, plain.logits);
+    EXPECT_EQ(all.report.recomputed, plain.report.recomputed);
+  }
+}
+
+// Keys are moved as their embedding would have it: a shift that one row shows is that row's own difference.
+TEST(CacheBlend, AShiftOfOneRowIsItsOwnDifference) {
+  for (const char* name : {"llama", "llama_yarn", "qwen3"}) {
+    Runner runner(testing::open_shared(testing::fixture_models() / name), Precision::reference, KvType::f32, 1, *choose_isa());
+    const auto width = static_cast<size_t>(runner.layout.heads_per_group) * static_cast<size_t>(runner.layout.head_size);
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal;
+    KeyValueRows fresh{.width = static_cast<int64_t>(width), .keys = {}, .values = {}}, stored = fresh;
+    for (size_t i = 0; i < 3 * width; ++i) {
+      for (std::vector<float>* list : {&fresh.keys, &fresh.values, &stored.keys, &stored.values}) list->push_back(normal(random));
+    }
+    const std::vector<int32_t> positions = {5, 77, 130}, second = {1};
+    const KeyValueShift shift = mean_shift(runner.model, 0, positions, second, fresh, stored);
+    const auto cache = runner.cache();
+    ASSERT_TRUE(cache->hold(200).ok());
+    runner.executor.shift_slots(runner.model, 0, *cache, {60, 131}, shift);
+    std::vector<float> key(width), value(width);
+    const auto read = [&](int32_t slot) {
+      read_slot(KvType::f32, runner.layout.heads_per_group, runner.layout.head_size, cache->view(0, 0).pages[slot / page_tokens],
+                slot % page_tokens, key.data(), value.data());
+    };
+    read(77);
+    for (size_t i = 0; i < width; ++i) {
+      EXPECT_NEAR(key[i], fresh.keys[width + i] - stored.keys[width + i], 2e-5f) << name << " " << i;
+      EXPECT_NEAR(value[i], fresh.values[width + i] - stored.values[width + i], 1e-6f) << name << " " << i;
+    }
+    for (const int32_t outside : {59, 131}) {
+      read(outside);
+      EXPECT_EQ(key, std::vector<float>(width)) << outside;
+    }
+  }
+}
+
 TEST(CacheBlend, NamesAndRatios) {
   EXPECT_EQ(*cache_blend_metric("values"), CacheBlendMetric::values);
   EXPECT_EQ(cache_blend_metric("what").status().message(),
@@ -315,6 +382,7 @@ TEST(CacheBlend, NamesAndRatios) {
   EXPECT_EQ(cache_blend_schedule("what").status().message(), "the schedule of cacheblend is what, expected single or gradual");
   EXPECT_EQ(check_cache_blend({.ratio = 1.5f}).message(), "the ratio of cacheblend is 1.5, expected 0 to 1");
   EXPECT_FALSE(check_cache_blend({.ratio = std::nanf("")}).ok());
+  EXPECT_EQ(check_cache_blend({.carry = -1}).message(), "the carry of cacheblend is -1, expected 0 to 1");
 }
 
 }  // namespace

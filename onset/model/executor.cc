@@ -10,6 +10,7 @@
 #include "onset/compute/attention.h"
 #include "onset/compute/elementwise.h"
 #include "onset/compute/page_format.h"
+#include "onset/model/key_value_shift.h"
 #include "onset/model/rotary.h"
 
 namespace onset {
@@ -72,6 +73,7 @@ struct CpuExecutor::Workspace {
     std::vector<float> frequencies;
     AlignedVector<float> table;  // of the positions below
     std::vector<int32_t> positions;
+    PageRotary within_page;
   };
   std::array<AlignedVector<float>, buffer_count> shared;            // [rows, width]
   std::vector<std::array<AlignedVector<float>, buffer_count>> own;  // for each worker, [block rows, width]
@@ -474,7 +476,7 @@ void CpuExecutor::use(const Model& model) {
   workspace_->model = &model;
   workspace_->ropes.clear();
   for (const RopeConfig& rope : model.config().ropes) {
-    workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}});
+    workspace_->ropes.push_back({.frequencies = rotary_frequencies(rope), .table = {}, .positions = {}, .within_page = PageRotary(rope)});
   }
 }
 
@@ -485,6 +487,26 @@ void CpuExecutor::compare_layer(const Layer& layer, const LayerCall& call, KeyVa
   LayerRun run(*pool_, *workspace_, call, false, input_);
   run.run({layer.operations.begin(), stores});
   run.compare(fresh, stored);
+}
+
+void CpuExecutor::shift_slots(const Model& model, int32_t layer, SequenceCache& cache, KeyRange slots, const KeyValueShift& shift) {
+  use(model);
+  const PageRotary& rotary = workspace_->ropes[model.config().layer[layer].rope].within_page;
+  const CacheLayout& layout = cache.layout();
+  const auto width = static_cast<size_t>(layout.head_size) * static_cast<size_t>(layout.heads_per_group);
+  const int32_t first_page = slots.begin / page_tokens;
+  pool_->for_each((slots.end + page_tokens - 1) / page_tokens - first_page, [&](int64_t index, int) {
+    const int32_t base = (first_page + static_cast<int32_t>(index)) * page_tokens;
+    const int32_t begin = std::max(slots.begin, base), end = std::min(slots.end, base + page_tokens);
+    std::vector<float> keys(page_tokens * width);
+    for (int group = 0; group < layout.head_groups; ++group) {
+      const std::span<const float> key(shift.key.data() + static_cast<size_t>(group) * width, width);
+      rotary.turn(model.isa(), layout.heads_per_group, layout.head_size, base, key, keys);
+      add_to_slots(model.isa(), layout.type, layout.heads_per_group, layout.head_size, cache.page_for_write(layer, group, begin),
+                   begin - base, end - begin, keys.data() + static_cast<size_t>(begin - base) * width,
+                   shift.value.data() + static_cast<size_t>(group) * width);
+    }
+  });
 }
 
 Status CpuExecutor::run_layer(const Layer& layer, const LayerCall& call) {

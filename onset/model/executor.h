@@ -38,6 +38,8 @@ class Executor {
   virtual Status run_layer(const Layer& layer, const LayerCall& call) = 0;
   // The keys (with rotary embedding) and values that the layer would store for these rows, and what their slots hold now. Writes nothing.
   virtual void compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) = 0;
+  // Adds a shift to what lies in a sequence's slots first..last-1 of a layer, which are their positions; keys turn with their positions.
+  virtual void shift_slots(const Model& model, int32_t layer, SequenceCache& cache, KeyRange slots, const KeyValueShift& shift) = 0;
   // The output norm and head on chosen rows: hidden[i] is the hidden state of output i.
   virtual void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
                            OutputSink& sink) = 0;
@@ -60,6 +62,7 @@ class CpuExecutor : public Executor {
 
   Status run_layer(const Layer& layer, const LayerCall& call) override;
   void compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) override;
+  void shift_slots(const Model& model, int32_t layer, SequenceCache& cache, KeyRange slots, const KeyValueShift& shift) override;
   void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> hidden,
                    OutputSink& sink) override;
 

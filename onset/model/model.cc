@@ -7,6 +7,7 @@
 #include "onset/compute/page_format.h"
 #include "onset/model/calibration.h"
 #include "onset/model/executor.h"
+#include "onset/model/key_value_shift.h"
 #include "onset/model/layers.h"
 #include "onset/model/load_options.h"
 #include "onset/tensor/block_formats.h"
@@ -266,6 +267,14 @@ class RunningRows {
                      slot % page_tokens, fresh.key(index) + group * group_width, fresh.value(index) + group * group_width);
         }
       }
+    }
+
+    KeyValueShift mean_shift(std::span<const int32_t> indices, KeyValueRows& fresh, KeyValueRows& stored) override {
+      return onset::mean_shift(rows_.model_, layer_, positions_, indices, fresh, stored);
+    }
+
+    void shift(KeyRange positions, const KeyValueShift& shift) override {
+      rows_.executor_.shift_slots(rows_.model_, layer_, *sequence_.cache, positions, shift);
     }
 
    private:

@@ -263,6 +263,9 @@ TEST_F(Seams, AnExecutorIsFreeToRunOperationsItsOwnWay) {
     void compare_layer(const Layer& layer, const LayerCall& call, KeyValueRows& fresh, KeyValueRows& stored) override {
       inner_->compare_layer(layer, call, fresh, stored);
     }
+    void shift_slots(const Model& model, int32_t layer, SequenceCache& cache, KeyRange slots, const KeyValueShift& shift) override {
+      inner_->shift_slots(model, layer, cache, slots, shift);
+    }
     void run_outputs(const Model& model, std::span<const BatchOutput> outputs, std::span<const float* const> states,
                      OutputSink& sink) override {
       inner_->run_outputs(model, outputs, states, sink);

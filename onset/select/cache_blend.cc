@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace onset {
 namespace {
@@ -28,6 +29,9 @@ float shuffled(int32_t position) {
   return static_cast<float>((x ^ (x >> 31)) >> 40);
 }
 
+// Fewer tokens of a text, and those that deviate most at that, say little of its others.
+constexpr int64_t least_carrying_tokens = 32;
+
 float squared_distance(const float* a, const float* b, int64_t count) {
   float sum = 0;
   for (int64_t i = 0; i < count; ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
@@ -51,8 +55,11 @@ const char* cache_blend_schedule_name(CacheBlendSchedule schedule) {
 }
 
 Status check_cache_blend(const CacheBlendOptions& options) {
-  if (options.ratio >= 0 && options.ratio <= 1) return {};
-  return error(Code::invalid_argument, "the ratio of cacheblend is {}, expected 0 to 1", options.ratio);
+  if (!(options.ratio >= 0 && options.ratio <= 1)) {
+    return error(Code::invalid_argument, "the ratio of cacheblend is {}, expected 0 to 1", options.ratio);
+  }
+  if (options.carry >= 0 && options.carry <= 1) return {};
+  return error(Code::invalid_argument, "the carry of cacheblend is {}, expected 0 to 1", options.carry);
 }
 
 double cache_blend_ratio(const CacheBlendOptions& options, int layer, int layers) {
@@ -64,14 +71,19 @@ double cache_blend_ratio(const CacheBlendOptions& options, int layer, int layers
 
 CacheBlendSelect::CacheBlendSelect(const CacheBlendOptions& options, int layers, std::vector<KeyRange> reused,
                                    std::shared_ptr<CacheBlendReport> report)
-    : options_(options), layers_(layers), reused_(std::move(reused)), report_(std::move(report)), earlier_(static_cast<size_t>(layers)) {
+    : options_(options),
+      layers_(layers),
+      reused_(std::move(reused)),
+      report_(std::move(report)),
+      earlier_(static_cast<size_t>(layers)),
+      carried_(static_cast<size_t>(layers)) {
   report_->recomputed.assign(static_cast<size_t>(layers), 0);
 }
 
 bool CacheBlendSelect::asks(int layer) const {
   if (layer == 0 || options_.observe) return layer < layers_;
   const bool some = options_.ratio > 0 && options_.ratio < 1;
-  return some && layer < layers_ && (layer == 1 || options_.schedule == CacheBlendSchedule::gradual);
+  return some && layer < layers_ && (layer == 1 || carries(layer) || options_.schedule == CacheBlendSchedule::gradual);
 }
 
 int64_t CacheBlendSelect::reused_below(int32_t position) const {
@@ -96,60 +108,88 @@ void CacheBlendSelect::count(const SelectContext& context, size_t rows) {
   }
 }
 
-std::vector<float> CacheBlendSelect::deviations(const SelectContext& context, std::span<const int32_t> candidates,
-                                                KeyValueRows& fresh) const {
-  KeyValueRows stored;
-  context.probe->compare(fresh, stored);
+float CacheBlendSelect::deviation(const SelectContext& context, int32_t index, KeyValueRows& fresh, KeyValueRows& stored) const {
+  if (options_.metric == CacheBlendMetric::random) return shuffled(context.positions[context.running[index]]);
+  const bool both = options_.metric == CacheBlendMetric::keys_values;
+  float sum = 0;
+  if (both || options_.metric == CacheBlendMetric::keys) sum += squared_distance(fresh.key(index), stored.key(index), fresh.width);
+  if (both || options_.metric == CacheBlendMetric::values) sum += squared_distance(fresh.value(index), stored.value(index), fresh.width);
+  // What is no number is as far away as can be.
+  return std::isnan(sum) ? std::numeric_limits<float>::infinity() : sum;
+}
+
+// Which of the candidates go on, as flags: the `most` that deviate farthest.
+std::vector<char> CacheBlendSelect::farthest(const SelectContext& context, std::span<const int32_t> candidates, size_t most,
+                                             KeyValueRows& fresh, KeyValueRows& stored) const {
   std::vector<float> deviations;
-  for (const int32_t k : candidates) {
-    float sum = 0;
-    if (options_.metric == CacheBlendMetric::random) sum = shuffled(context.positions[context.running[k]]);
-    const bool both = options_.metric == CacheBlendMetric::keys_values;
-    if (both || options_.metric == CacheBlendMetric::keys) sum += squared_distance(fresh.key(k), stored.key(k), fresh.width);
-    if (both || options_.metric == CacheBlendMetric::values) sum += squared_distance(fresh.value(k), stored.value(k), fresh.width);
-    // What is no number is as far away as can be.
-    deviations.push_back(std::isnan(sum) ? std::numeric_limits<float>::infinity() : sum);
+  for (const int32_t k : candidates) deviations.push_back(deviation(context, k, fresh, stored));
+  std::vector<size_t> order(candidates.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto farther = [&](size_t a, size_t b) { return deviations[a] != deviations[b] ? deviations[a] > deviations[b] : a < b; };
+  std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(most), order.end(), farther);
+  std::vector<char> chosen(candidates.size(), 0);
+  for (size_t i = 0; i < most; ++i) chosen[order[i]] = 1;
+  return chosen;
+}
+
+void CacheBlendSelect::carry(const SelectContext& context, std::span<const int32_t> candidates, KeyValueRows& fresh, KeyValueRows& stored) {
+  const int32_t first = context.positions.front(), end = context.positions.back() + 1;
+  // A step that runs a second time finds what it has moved.
+  if (carried_[context.layer] >= end) return;
+  carried_[context.layer] = end;
+  for (const KeyRange& text : reused_) {
+    const KeyRange part{std::max(text.begin, first), std::min(text.end, end)};
+    std::vector<int32_t> computed;
+    for (const int32_t k : candidates) {
+      const int32_t position = context.positions[context.running[k]];
+      if (position >= part.begin && position < part.end) computed.push_back(k);
+    }
+    if (std::ssize(computed) < least_carrying_tokens) continue;
+    KeyValueShift shift = context.probe->mean_shift(computed, fresh, stored);
+    for (std::vector<float>* values : {&shift.key, &shift.value}) {
+      // What is no number moves nobody.
+      for (float& value : *values) value = std::isfinite(value) ? options_.carry * value : 0;
+    }
+    // Those that run are among them: their fresh keys and values come over it.
+    context.probe->shift(part, shift);
   }
-  return deviations;
+}
+
+// How many of the candidates go through the layer.
+size_t CacheBlendSelect::most_rows(const SelectContext& context, size_t candidates) const {
+  if (options_.observe) return candidates;
+  if (context.layer == 0) return options_.ratio == 0 ? 0 : candidates;
+  const double ratio = cache_blend_ratio(options_, context.layer, layers_);
+  const auto share = [&](int32_t position) { return std::floor(ratio * static_cast<double>(reused_below(position)) + 1e-9); };
+  return std::min(candidates, static_cast<size_t>(share(context.positions.back() + 1) - share(context.positions.front())));
 }
 
 Selection CacheBlendSelect::select(const SelectContext& context) {
   std::vector<int32_t> candidates;  // among the running rows
   std::vector<char> stays(context.running.size(), 1);
   for (size_t k = 0; k < context.running.size(); ++k) {
-    if (!is_reused(context.positions[context.running[k]])) continue;
-    candidates.push_back(static_cast<int32_t>(k));
-    stays[k] = 0;
+    if (is_reused(context.positions[context.running[k]])) candidates.push_back(static_cast<int32_t>(k));
   }
-  size_t most = candidates.size();
+  const size_t most = most_rows(context, candidates.size());
+  const bool some_end = most < candidates.size() && context.layer > 0;
+  KeyValueRows fresh, stored;
+  const bool moves = carries(context.layer) && std::ssize(candidates) >= least_carrying_tokens;
+  if (options_.observe || some_end || moves) context.probe->compare(fresh, stored);
   if (options_.observe) {
-    KeyValueRows fresh;
-    options_.observe(context.layer, deviations(context, candidates, fresh));
-  } else if (context.layer == 0) {
-    if (options_.ratio == 0) most = 0;
-  } else {
-    const double ratio = cache_blend_ratio(options_, context.layer, layers_);
-    const auto share = [&](int32_t position) { return std::floor(ratio * static_cast<double>(reused_below(position)) + 1e-9); };
-    most = std::min(most, static_cast<size_t>(share(context.positions.back() + 1) - share(context.positions.front())));
+    std::vector<float> deviations;
+    for (const int32_t k : candidates) deviations.push_back(deviation(context, k, fresh, stored));
+    options_.observe(context.layer, deviations);
   }
-  if (most < candidates.size() && context.layer > 0) {
-    KeyValueRows fresh;
-    const std::vector<float> deviation = deviations(context, candidates, fresh);
-    std::vector<size_t> order(candidates.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    const auto farther = [&](size_t a, size_t b) { return deviation[a] != deviation[b] ? deviation[a] > deviation[b] : a < b; };
-    std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(most), order.end(), farther);
+  if (moves) carry(context, candidates, fresh, stored);
+  if (most < candidates.size()) {
+    const std::vector<char> chosen =
+        some_end ? farthest(context, candidates, most, fresh, stored) : std::vector<char>(candidates.size(), 0);
     std::vector<int32_t> ending;
-    for (size_t i = 0; i < order.size(); ++i) {
-      if (i < most) {
-        stays[static_cast<size_t>(candidates[order[i]])] = 1;
-      } else {
-        ending.push_back(candidates[order[i]]);
-      }
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      stays[static_cast<size_t>(candidates[i])] = chosen[i];
+      if (!chosen[i]) ending.push_back(candidates[i]);
     }
-    context.probe->store(ending, fresh);
-  } else if (most > 0) {
-    for (const int32_t k : candidates) stays[static_cast<size_t>(k)] = 1;
+    if (some_end) context.probe->store(ending, fresh);
   }
   count(context, most);
   Selection selection;

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "onset/tensor/attention_plan.h"
+
 namespace onset {
 
 class AttendPolicy;  // attend/policy.h
@@ -30,6 +32,11 @@ struct KeyValueRows {
   float* value(int64_t row) { return values.data() + row * width; }
 };
 
+// What keys (as they are before their rotary embedding) and values of several rows have in common.
+struct KeyValueShift {
+  std::vector<float> key, value;  // [KV heads * head size]
+};
+
 // A layer's keys and values of the running rows before the layer runs, for selectors that compare them.
 class KeyValueProbe {
  public:
@@ -39,6 +46,10 @@ class KeyValueProbe {
   virtual void compare(KeyValueRows& fresh, KeyValueRows& stored) = 0;
   // Puts the keys and values of some running rows (by their indices among `running`) into their slots although they do not run on.
   virtual void store(std::span<const int32_t> indices, KeyValueRows& fresh) = 0;
+  // The mean of fresh - stored over some running rows (one or more, by their indices among `running`).
+  virtual KeyValueShift mean_shift(std::span<const int32_t> indices, KeyValueRows& fresh, KeyValueRows& stored) = 0;
+  // Adds it to what lies in the slots of these positions.
+  virtual void shift(KeyRange positions, const KeyValueShift& shift) = 0;
 };
 
 // What a selector sees before a layer runs.

@@ -140,6 +140,7 @@ std::vector<ReuseRequest::Context> read_contexts(Fields& fields, Errors& errors)
 CacheBlendOptions read_cache_blend(Fields& fields) {
   CacheBlendOptions options;
   options.ratio = static_cast<float>(fields.number("ratio", 0, 1).value_or(options.ratio));
+  options.carry = static_cast<float>(fields.number("carry", 0, 1).value_or(options.carry));
   const auto named = [&](const char* field, auto find, auto& place) {
     const auto name = fields.text(field);
     if (!name) return;

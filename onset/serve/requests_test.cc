@@ -212,7 +212,8 @@ TEST(Requests, ContextsAndWhatBecomesOfThem) {
   EXPECT_TRUE(onset(R"(, "reuse": "prefix")").prefix_cache);
   EXPECT_FALSE(onset(R"(, "reuse": "none")").prefix_cache);
   EXPECT_EQ(std::get<CacheBlendOptions>(*onset(R"(, "reuse": "full")").reuse).ratio, 0);
-  const ReuseRequest blend = onset(R"(, "reuse": "cacheblend", "ratio": 0.25, "metric": "values", "schedule": "gradual")");
+  const ReuseRequest blend = onset(R"(, "reuse": "cacheblend", "ratio": 0.25, "metric": "values", "schedule": "gradual", "carry": 0.5)");
+  EXPECT_EQ(std::get<CacheBlendOptions>(*blend.reuse).carry, 0.5f);
   EXPECT_EQ(blend.name, "cacheblend");
   EXPECT_EQ(std::get<CacheBlendOptions>(*blend.reuse).ratio, 0.25f);
   EXPECT_EQ(std::get<CacheBlendOptions>(*blend.reuse).metric, CacheBlendMetric::values);
