@@ -135,7 +135,10 @@ Json way_json(const std::string& name, const LongFindings& found, size_t way) {
     const LongScore& score = found.scores[way][i];
     Json one{{"length", found.lengths[i]}};
     if (found.depths) one["depth"] = found.depth[i];
-    if (found.answers) one["exact"] = score.exact;
+    if (found.answers) {
+      one["exact"] = score.exact;
+      one["answer"] = score.answer;
+    }
     if (found.chance < 1) one["likeliest"] = score.first;
     one["logprob"] = score.logprob;
     one["first_token_seconds"] = score.first_token_seconds;

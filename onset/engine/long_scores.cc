@@ -40,7 +40,6 @@ int64_t used_bytes(const Engine& engine, const Event& event) {
 
 // Reads the prompt and goes on with the likeliest tokens: the answer, and what it took.
 Status answer(Engine& engine, const LongItem& item, const LongWay& way, const std::string& space, LongScore& score) {
-  std::string text;
   bool ended = false;
   Event last;
   const auto begin = Clock::now();
@@ -54,12 +53,12 @@ Status answer(Engine& engine, const LongItem& item, const LongWay& way, const st
     }
     // The answer goes on to its length, so that there is something to be timed; what counts ends where the model would end.
     ended = ended || (event.token && engine.tokenizer() != nullptr && engine.tokenizer()->is_end_of_generation(event.token->token));
-    if (!ended) text += event.text;
+    if (!ended) score.answer += event.text;
   };
   Request request = request_of(item, way, space);
   request.most_new_tokens = std::max(item.most_new_tokens, 2);  // the second one is timed
   ONSET_TRY(run_to_end(engine, std::move(request), on_event));
-  score.exact = share_found(text, item.references);
+  score.exact = share_found(score.answer, item.references);
   score.first_token_seconds = last.first_token_seconds;
   score.decoded_tokens = last.new_tokens - 1;
   score.decode_seconds = std::chrono::duration<double>(Clock::now() - begin).count() - last.first_token_seconds;

@@ -20,6 +20,7 @@ struct LongWay {
 
 // Of one prompt read in one way.
 struct LongScore {
+  std::string answer;  // as the model goes on, up to its end or item.most_new_tokens
   double exact = 0;    // the share of the references that the answer contains, capitals or not
   bool first = false;  // no wrong answer is likelier than the likeliest right one
   double logprob = 0;  // of a right answer's token, nats: the mean over its tokens; of several answers, of the likeliest by this mean

@@ -44,8 +44,7 @@ std::string random_letters(Random& random, int32_t count) {
   return letters;
 }
 
-std::string random_hex(Random& random) {
-  constexpr int32_t digits = 8;
+std::string random_hex(Random& random, int32_t digits) {
   std::string text;
   for (int32_t i = 0; i < digits; ++i) text += "0123456789abcdef"[random() % 16];
   return text;
@@ -160,30 +159,48 @@ void DraftPrompt::make_variables(Random& random, int32_t others) {
   for (int32_t i = 0; i < others; ++i) others_.push_back(list_of(distinct(hops + 1, taken, name)));
 }
 
+// Keys and values that differ from each other, and from those that are asked for: number i is the same however many there are.
+class DraftPrompt::Pairs {
+ public:
+  Pairs(uint64_t seed, const std::string& key, const std::string& value) : random_(seed), taken_{key, value} {}
+  std::string key() { return distinct(key_digits); }
+  std::string value() { return distinct(value_digits); }
+
+ private:
+  static constexpr int32_t key_digits = 8, value_digits = 5;
+  std::string distinct(int32_t digits) {
+    for (;;) {
+      std::string text = digits == key_digits ? random_hex(random_, digits) : random_number(random_, digits);
+      if (taken_.insert(text).second) return text;
+    }
+  }
+  Random random_;
+  std::set<std::string> taken_;
+};
+
 void DraftPrompt::make_pairs(Random& random, int32_t others) {
   pairs_ = true;
-  key_ = random_hex(random);
-  const std::string value = random_hex(random);
+  key_ = random_hex(random, 8);
+  answer_ = random_number(random, 5);
+  references_ = {answer_};
   begin_ = "Below is a JSON object with keys and values. Remember them.\n\n";
   end_ = "\n\nWhat is the value of the key \"" + key_ + "\"?";
   reply_ = "The value of the key \"" + key_ + "\" is \"";
-  answer_ = value;
-  references_ = {value};
-  // Wrong answers are values of other keys: the first ones that pairs_text() draws.
-  Random drawn(seed_ + 1);
-  others_ = distinct(others, {answer_}, [&] {
-    random_hex(drawn);
-    return random_hex(drawn);
-  });
+  // Wrong answers are values of other keys: the first ones.
+  Pairs pairs(seed_ + 1, key_, answer_);
+  for (int32_t i = 0; i < others; ++i) {
+    pairs.key();
+    others_.push_back(pairs.value());
+  }
 }
 
 std::string DraftPrompt::pairs_text(int64_t count) const {
   const int64_t place = std::llround(depth_ * static_cast<double>(count));
-  Random random(seed_ + 1);
+  Pairs pairs(seed_ + 1, key_, answer_);
   std::string text = "{";
   for (int64_t i = 0; i <= count; ++i) {
     const bool asked = i == place;
-    const std::string key = asked ? key_ : random_hex(random), value = asked ? answer_ : random_hex(random);
+    const std::string key = asked ? key_ : pairs.key(), value = asked ? answer_ : pairs.value();
     text += "\"" + key + "\": \"" + value + (i < count ? "\",\n " : "\"}");
   }
   return text;

@@ -49,6 +49,7 @@ class DraftPrompt {
   void make_variables(std::mt19937_64& random, int32_t others);
   void make_pairs(std::mt19937_64& random, int32_t others);
   void make_two_facts(std::mt19937_64& random, int32_t others);
+  class Pairs;
   std::string pairs_text(int64_t count) const;
 
   const Haystack* haystack_;
