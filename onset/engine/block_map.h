@@ -12,8 +12,10 @@ namespace onset {
 // Counts pairs of a query and a key by their positions, whatever slots the keys lie in.
 class BlockMap {
  public:
-  // Of a prompt of `tokens` tokens; rows behind it are not counted. `kept`: layers whose blocks are kept one by one.
-  BlockMap(int32_t tokens, int32_t layers, int32_t query_heads, std::vector<int32_t> kept, int32_t block = page_tokens);
+  // Of a prompt of `tokens` tokens; rows behind it are not counted. `kept`: layers whose blocks are kept one by one. recall: also how much
+  // of their softmax is visited, which takes the time of dense attention and of the plan's once more.
+  BlockMap(int32_t tokens, int32_t layers, int32_t query_heads, std::vector<int32_t> kept, bool recall = false,
+           int32_t block = page_tokens);
 
   // What a plan visits.
   void add(const AttendContext& context, const AttentionPlan& plan);
