@@ -20,7 +20,7 @@ struct MapOptions {
   int32_t most = 0;
   std::vector<int32_t> layers;
   std::string select = "all", svg;
-  bool all_layers = false, json = false;
+  bool all_layers = false, recall = false, json = false;
 };
 
 void declare(CLI::App& command, MapOptions& options) {
@@ -31,6 +31,7 @@ void declare(CLI::App& command, MapOptions& options) {
                     ->delimiter(',')
                     ->allow_extra_args(false);
   command.add_flag("--all-layers", options.all_layers, "show all layers")->excludes(layer);
+  command.add_flag("--recall", options.recall, "also how much of the shown layers' softmax lies on what was visited (takes longer)");
   command.add_option("-o,--svg", options.svg, "write the picture to this file");
   command.add_flag("--json", options.json, "print one JSON object, with the share of each block that was visited");
   add_select_flag(command, options.select);
@@ -139,18 +140,28 @@ Json to_json(const BlockMap& map, const MapOptions& options, const Engine& engin
         blocks.push_back(std::move(shares));
       }
       heads.push_back({{"skipped", rounded(skipped_by(map, layer, head))}, {"blocks", std::move(blocks)}});
+      if (options.recall) heads.back()["recall"] = map.recall(layer, head);
     }
     json["layers"].push_back({{"layer", layer}, {"window", map.window(layer)}, {"heads", std::move(heads)}});
   }
   return json;
 }
 
-std::string text_of(const BlockMap& map, const Engine& engine) {
+std::string recall_text(const BlockMap& map, int32_t layer) {
+  double sum = 0;
+  for (int32_t head = 0; head < map.heads(); ++head) sum += map.recall(layer, head);
+  return fmt::format("{:.2f} %", 100 * sum / map.heads());
+}
+
+std::string text_of(const BlockMap& map, const MapOptions& options, const Engine& engine) {
   const int32_t layers = engine.model().config().layers;
   const std::vector<double> visited = visited_by_layer(map, layers);
   std::vector<std::vector<std::string>> rows = {{"layer", "rows", "pairs visited"}};
+  if (options.recall) rows[0].emplace_back("of the softmax");
   for (int32_t layer = 0; layer < layers; ++layer) {
     rows.push_back({fmt::format("{}", layer), fmt::format("{}", map.rows(layer)), fmt::format("{:.1f} %", 100 * visited[layer])});
+    const bool kept = std::find(map.kept().begin(), map.kept().end(), layer) != map.kept().end();
+    if (options.recall && kept) rows.back().push_back(recall_text(map, layer));
   }
   return fmt::format("{} tokens\n\n{}", map.tokens(), table_text(rows));
 }
@@ -165,14 +176,14 @@ Status run(const MapOptions& options) {
   flags.attend.clear();  // the request's own
   ONSET_ASSIGN(const auto engine, load_engine(flags));
   ONSET_ASSIGN(const std::vector<int32_t> tokens, tokens_of(*engine, options));
-  auto map = map_blocks(*engine, tokens, attend, select, layers_of(*engine, options));
+  auto map = map_blocks(*engine, tokens, attend, select, layers_of(*engine, options), options.recall);
   if (!map.ok()) return map.status();
   if (!options.svg.empty()) {
     ONSET_ASSIGN(AtomicFile file, AtomicFile::create(options.svg));
     ONSET_TRY(file.write(picture(*map, options, *engine)));
     ONSET_TRY(file.commit());
   }
-  return options.json ? write_json(to_json(*map, options, *engine)) : write_out(text_of(*map, *engine));
+  return options.json ? write_json(to_json(*map, options, *engine)) : write_out(text_of(*map, options, *engine));
 }
 
 }  // namespace

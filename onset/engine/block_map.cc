@@ -1,6 +1,10 @@
 #include "onset/engine/block_map.h"
 
 #include <algorithm>
+#include <cmath>
+
+#include "onset/base/aligned.h"
+#include "onset/compute/attention.h"
 
 namespace onset {
 namespace {
@@ -77,15 +81,47 @@ bool sees(const AttentionPattern& pattern, int32_t query, int32_t key) {
   return pattern.window == 0 || key < pattern.sink || query - key < pattern.window;
 }
 
+// The log-sum-exp of each row and head under a plan, [rows, query_heads].
+std::vector<float> log_sum_exps(const AttendContext& context, const AttentionPlan& plan) {
+  const auto rows = static_cast<int32_t>(context.positions.size());
+  const int64_t width = int64_t{context.query_heads} * context.cache->layout().head_size;
+  std::vector<float> output(static_cast<size_t>(rows * width)), sums(static_cast<size_t>(rows) * context.query_heads);
+  const std::vector<AttentionCall> calls = {{.plan = &plan,
+                                             .keys = context.cache->view(context.layer, context.group),
+                                             .rows = rows,
+                                             .query_heads = context.query_heads,
+                                             .positions = context.positions.data(),
+                                             .queries = context.queries,
+                                             .query_stride = context.query_stride,
+                                             .output = output.data(),
+                                             .output_stride = width,
+                                             .log_sum_exp = sums.data()}};
+  AttentionTasks tasks = attention_tasks(calls, context.pool != nullptr ? context.pool->threads() : 1);
+  std::vector<AlignedVector<std::byte>> scratch(context.pool != nullptr ? static_cast<size_t>(context.pool->threads()) : 1);
+  for (auto& memory : scratch) memory.resize(attention_scratch_bytes(calls));
+  const auto run = [&](int64_t task, int worker) {
+    run_attention(context.isa, calls, tasks, static_cast<size_t>(task), scratch[worker].data());
+  };
+  if (context.pool != nullptr) {
+    context.pool->for_each(static_cast<int64_t>(tasks.tasks.size()), run);
+  } else {
+    for (size_t task = 0; task < tasks.tasks.size(); ++task) run(static_cast<int64_t>(task), 0);
+  }
+  finish_attention(calls, tasks);
+  return sums;
+}
+
 }  // namespace
 
-BlockMap::BlockMap(int32_t tokens, int32_t layers, int32_t query_heads, std::vector<int32_t> kept, int32_t block)
+BlockMap::BlockMap(int32_t tokens, int32_t layers, int32_t query_heads, std::vector<int32_t> kept, bool recall, int32_t block)
     : tokens_(tokens),
       heads_(query_heads),
       block_(block),
       blocks_((tokens + block - 1) / block),
       kept_(std::move(kept)),
       visited_(kept_.size(), std::vector<int64_t>(static_cast<size_t>(query_heads) * blocks_ * blocks_)),
+      recalls_(recall),
+      recall_(kept_.size(), std::vector<double>(static_cast<size_t>(query_heads))),
       in_layer_(layers),
       rows_(layers),
       windows_(layers) {}
@@ -140,11 +176,7 @@ void BlockMap::add_block(const AttendContext& context, const AttentionPattern& p
   }
 }
 
-void BlockMap::add(const AttendContext& context, const AttentionPlan& plan) {
-  if (context.group == 0) {
-    windows_[context.layer] = context.window;
-    for (const int32_t position : context.positions) rows_[context.layer] += position < tokens_;
-  }
+void BlockMap::add_pairs(const AttendContext& context, const AttentionPlan& plan) {
   for (size_t i = 0; i < plan.patterns.size(); ++i) {
     std::vector<int32_t> heads;
     for (int32_t head = 0; head < context.query_heads; ++head) {
@@ -153,9 +185,35 @@ void BlockMap::add(const AttendContext& context, const AttentionPlan& plan) {
     if (heads.empty()) continue;
     for (const PlanBlock& block : plan.patterns[i].blocks) add_block(context, plan.patterns[i], block, heads);
   }
-  const int32_t rows_before = rows_[context.layer];
-  for (const AttentionPlan& other : plan.beside) add(context, other);
-  rows_[context.layer] = rows_before;  // the same rows
+  for (const AttentionPlan& other : plan.beside) add_pairs(context, other);
+}
+
+void BlockMap::add_recall(const AttendContext& context, const AttentionPlan& plan) {
+  const auto rows = static_cast<int32_t>(context.positions.size());
+  const AttentionPlan all =
+      dense_plan(rows, context.cache->length(context.layer, context.group), context.query_heads, context.scale, context.window);
+  const std::vector<float> visited = log_sum_exps(context, plan), dense = log_sum_exps(context, all);
+  std::vector<double>& sums = recall_[place_of(context.layer)];
+  for (int32_t row = 0; row < rows; ++row) {
+    if (context.positions[row] >= tokens_) continue;
+    for (int32_t head = 0; head < context.query_heads; ++head) {
+      const size_t i = static_cast<size_t>(row) * context.query_heads + head;
+      sums[context.group * context.query_heads + head] += std::exp(std::min(0.0, double{visited[i]} - double{dense[i]}));
+    }
+  }
+}
+
+double BlockMap::recall(int32_t layer, int32_t head) const {
+  return recall_[place_of(layer)][head] / std::max(1, rows_[layer]);
+}
+
+void BlockMap::add(const AttendContext& context, const AttentionPlan& plan) {
+  if (context.group == 0) {
+    windows_[context.layer] = context.window;
+    for (const int32_t position : context.positions) rows_[context.layer] += position < tokens_;
+  }
+  add_pairs(context, plan);
+  if (recalls_ && place_of(context.layer) >= 0) add_recall(context, plan);
 }
 
 int64_t BlockMap::visited(int32_t layer, int32_t head, int32_t query_block, int32_t key_block) const {
@@ -197,14 +255,14 @@ std::shared_ptr<const SelectSpec> recorded(std::shared_ptr<const SelectSpec> spe
 }
 
 Result<BlockMap> map_blocks(Engine& engine, std::span<const int32_t> tokens, const std::shared_ptr<const AttendSpec>& attend,
-                            const std::shared_ptr<const SelectSpec>& select, std::vector<int32_t> kept) {
+                            const std::shared_ptr<const SelectSpec>& select, std::vector<int32_t> kept, bool recall) {
   const int32_t layers = engine.model().config().layers;
   for (const int32_t layer : kept) {
     if (layer < 0 || layer >= layers) {
       return error(Code::invalid_argument, "there is no layer {}, expected 0 to {}", layer, layers - 1);
     }
   }
-  BlockMap map(static_cast<int32_t>(tokens.size()), layers, engine.model().query_heads(), std::move(kept));
+  BlockMap map(static_cast<int32_t>(tokens.size()), layers, engine.model().query_heads(), std::move(kept), recall);
   Request request{.tokens = {tokens.begin(), tokens.end()}, .most_new_tokens = 1, .prefix_cache = false};
   bool selects = false;
   if (select != nullptr) {

@@ -28,14 +28,18 @@ class BlockMap {
   // Of a kept layer, a query head, and blocks of queries and keys; and what the model itself would visit there.
   int64_t visited(int32_t layer, int32_t head, int32_t query_block, int32_t key_block) const;
   int64_t dense(int32_t layer, int32_t query_block, int32_t key_block) const;
-  int64_t visited(int32_t layer, int32_t head) const;                         // of a kept layer
-  int64_t dense(int32_t layer) const;                                         // of one head
+  int64_t visited(int32_t layer, int32_t head) const;  // of a kept layer
+  int64_t dense(int32_t layer) const;                  // of one head
+  // The share of a dense row's softmax (over the keys that the layer has) that lies on what was visited, the mean over the rows.
+  double recall(int32_t layer, int32_t head) const;
   int64_t visited_in_layer(int32_t layer) const { return in_layer_[layer]; }  // by all heads; of any layer
   int32_t rows(int32_t layer) const { return rows_[layer]; }                  // rows of the prompt that ran
   int32_t window(int32_t layer) const { return windows_[layer]; }             // the model's own, 0 = none
 
  private:
   void add_block(const AttendContext& context, const AttentionPattern& pattern, const PlanBlock& block, std::span<const int32_t> heads);
+  void add_pairs(const AttendContext& context, const AttentionPlan& plan);
+  void add_recall(const AttendContext& context, const AttentionPlan& plan);
   void count(int32_t layer, std::span<const int32_t> heads, int32_t query_block, int32_t key_block, int64_t pairs);
   int32_t place_of(int32_t layer) const;
   int64_t dense_between(int32_t layer, int64_t query_begin, int64_t query_end, int64_t key_begin, int64_t key_end) const;
@@ -43,6 +47,8 @@ class BlockMap {
   int32_t tokens_, heads_, block_, blocks_;
   std::vector<int32_t> kept_;
   std::vector<std::vector<int64_t>> visited_;  // [kept layer][head][query block][key block]
+  bool recalls_;
+  std::vector<std::vector<double>> recall_;  // [kept layer][head]: the sum over rows
   std::vector<int64_t> in_layer_;
   std::vector<int32_t> rows_, windows_;
 };
@@ -51,9 +57,9 @@ class BlockMap {
 std::shared_ptr<const AttendSpec> recorded(std::shared_ptr<const AttendSpec> spec, BlockMap& map);
 std::shared_ptr<const SelectSpec> recorded(std::shared_ptr<const SelectSpec> spec, BlockMap& map);
 
-// Reads a prompt with these policies (null: none). Errors: those of Engine::submit and what made the request fail; invalid_argument for a
-// layer that the model does not have.
+// Reads a prompt with these policies (null: none). recall: as BlockMap. Errors: those of Engine::submit and what made the request fail;
+// invalid_argument for a layer that the model does not have.
 Result<BlockMap> map_blocks(Engine& engine, std::span<const int32_t> tokens, const std::shared_ptr<const AttendSpec>& attend,
-                            const std::shared_ptr<const SelectSpec>& select, std::vector<int32_t> kept);
+                            const std::shared_ptr<const SelectSpec>& select, std::vector<int32_t> kept, bool recall = false);
 
 }  // namespace onset

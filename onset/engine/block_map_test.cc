@@ -139,6 +139,23 @@ TEST(BlockMap, CountsRowsThatWereLeft) {
   }
 }
 
+TEST(BlockMap, RecallIsTheShareOfTheSoftmax) {
+  const auto engine = make_engine(test_options());
+  const std::vector<int32_t> prompt = random_tokens(tokens, 4);
+  const auto dense = map_blocks(*engine, prompt, *parse_attend("dense"), nullptr, {1, 3}, true);
+  const auto narrow = map_blocks(*engine, prompt, *parse_attend("window:40:4"), nullptr, {0, 3}, true);
+  const auto wide = map_blocks(*engine, prompt, *parse_attend("window:150:4"), nullptr, {0, 3}, true);
+  const auto whole = map_blocks(*engine, prompt, *parse_attend("window:300:4"), nullptr, {0, 3}, true);
+  ASSERT_TRUE(dense.ok() && narrow.ok() && wide.ok() && whole.ok());
+  for (int32_t head = 0; head < story_heads; ++head) {
+    EXPECT_EQ(dense->recall(1, head), 1);
+    EXPECT_NEAR(whole->recall(3, head), 1, 1e-6);
+    EXPECT_LT(narrow->recall(0, head), wide->recall(0, head));  // both see the same keys in the first layer
+    EXPECT_LT(wide->recall(0, head), 1);
+    EXPECT_GT(narrow->recall(0, head), 0);
+  }
+}
+
 TEST(BlockMap, RefusesLayersThatAreNotThere) {
   const auto engine = make_engine(test_options());
   for (const int32_t layer : {-1, 5}) {
