@@ -197,15 +197,13 @@ std::string long_report_svg(const std::vector<std::string>& ways, const std::vec
                          .x = "prompt, tokens",
                          .y = "depth, %",
                          .lines = {},
-                         .legend = "exact: prompts answered; probability: mean of a right answer's token"};
+                         .legend = "the number in a cell: the mean of its prompts, in percent"};
   for (const LongFindings& task : found) {
     if (!task.depths) continue;
     for (const Shown shown : {Shown::exact, Shown::probability}) {
-      std::vector<HeatMap>& line = picture.lines.emplace_back();
-      for (size_t way = 0; way < ways.size(); ++way) {
-        const std::string title = fmt::format("{}, {}: {}", task.task, shown == Shown::exact ? "exact" : "probability", ways[way]);
-        line.push_back(heat_map(title, task, way, shown));
-      }
+      const char* measure = shown == Shown::exact ? "exact answers" : "probability of a right answer's token";
+      HeatMapLine& line = picture.lines.emplace_back(HeatMapLine{.title = fmt::format("{}: {}", task.task, measure), .maps = {}});
+      for (size_t way = 0; way < ways.size(); ++way) line.maps.push_back(heat_map(ways[way], task, way, shown));
     }
   }
   return heat_maps_svg(picture);

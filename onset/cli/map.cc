@@ -90,8 +90,7 @@ std::vector<double> visited_by_layer(const BlockMap& map, int32_t layers) {
 }
 
 BlockPanel panel_of(const BlockMap& map, int32_t layer, int32_t head) {
-  BlockPanel panel{.title = fmt::format("layer {} head {}: {:.0f} %", layer, head, 100 * skipped_by(map, layer, head)),
-                   .shares = {}};
+  BlockPanel panel{.title = fmt::format("layer {} head {}: {:.0f} %", layer, head, 100 * skipped_by(map, layer, head)), .shares = {}};
   for (const std::vector<double>& row : shares_of(map, layer, head)) {
     std::vector<float>& shares = panel.shares.emplace_back(static_cast<size_t>(map.blocks()), -1.0f);
     std::copy(row.begin(), row.end(), shares.begin());
@@ -103,8 +102,9 @@ std::string picture(const BlockMap& map, const MapOptions& options, const Engine
   const int32_t layers = engine.model().config().layers;
   BlockPicture picture{
       .title = "What attention visited: " + engine.model().file().path().stem().string(), .note = {}, .lines = {}, .bars = {}};
-  picture.note = fmt::format("{} tokens, --attend {}, --select {}; above each head the share of pairs left out; a dot is a block of {} x {} tokens", map.tokens(),
-                             options.engine.attend.empty() ? "dense" : options.engine.attend, options.select, map.block(), map.block());
+  picture.note =
+      fmt::format("{} tokens, --attend {}, --select {}; above each head the share of pairs left out; a dot is a block of {} x {} tokens",
+                  map.tokens(), options.engine.attend.empty() ? "dense" : options.engine.attend, options.select, map.block(), map.block());
   for (const int32_t layer : map.kept()) {
     std::vector<BlockPanel>& line = picture.lines.emplace_back();
     for (int32_t head = 0; head < map.heads(); ++head) line.push_back(panel_of(map, layer, head));

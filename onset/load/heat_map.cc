@@ -10,7 +10,7 @@
 namespace onset {
 namespace {
 
-constexpr double cell_width = 42, cell_height = 24, left = 62, right = 18, above = 30, below = 40, head = 28, foot = 52;
+constexpr double cell_width = 42, cell_height = 24, left = 62, right = 18, above = 24, below = 40, head = 28, line_head = 20, foot = 52;
 
 struct Colour {
   double red, green, blue;
@@ -36,12 +36,18 @@ const char* ink_on(const Colour& colour) {
   return 0.299 * colour.red + 0.587 * colour.green + 0.114 * colour.blue > 140 ? "#222" : "white";
 }
 
+// The title begins above the first cell.
 double width_of(const HeatMap& map) {
-  constexpr double letter = 6.5;
-  return std::max(left + cell_width * static_cast<double>(map.columns.size()), letter * static_cast<double>(map.title.size())) + right;
+  constexpr double letter = 6.8;
+  return left + std::max(cell_width * static_cast<double>(map.columns.size()), letter * static_cast<double>(map.title.size())) + right;
 }
 double height_of(const HeatMap& map) {
   return above + cell_height * static_cast<double>(map.rows.size()) + below;
+}
+double height_of(const HeatMapLine& line) {
+  double highest = 0;
+  for (const HeatMap& map : line.maps) highest = std::max(highest, height_of(map));
+  return line_head + highest;
 }
 
 std::string cell_svg(double x, double y, const std::optional<double>& value) {
@@ -57,8 +63,7 @@ std::string cell_svg(double x, double y, const std::optional<double>& value) {
 
 std::string map_svg(const HeatMap& map, const std::string& x_name, const std::string& y_name) {
   const double width = cell_width * static_cast<double>(map.columns.size()), height = cell_height * static_cast<double>(map.rows.size());
-  std::string svg = fmt::format("<text x='{}' y='{}' text-anchor='middle' font-weight='bold'>{}</text>\n", left + width / 2, above - 9,
-                                svg_escaped(map.title));
+  std::string svg = fmt::format("<text x='{}' y='{}' font-weight='bold'>{}</text>\n", left, above - 8, svg_escaped(map.title));
   for (size_t row = 0; row < map.rows.size(); ++row) {
     const double y = above + cell_height * static_cast<double>(row);
     svg += fmt::format("<text x='{}' y='{}' text-anchor='end'>{}</text>\n", left - 6, y + cell_height / 2 + 4, svg_escaped(map.rows[row]));
@@ -94,26 +99,23 @@ std::string legend_svg(const std::string& name, double y) {
 }  // namespace
 
 std::string heat_maps_svg(const HeatMapPicture& picture) {
-  double width = 640, height = head;  // the legend has room, too
-  for (const std::vector<HeatMap>& line : picture.lines) {
-    double of_line = 0, highest = 0;
-    for (const HeatMap& map : line) {
-      of_line += width_of(map);
-      highest = std::max(highest, height_of(map));
-    }
-    width = std::max(width, of_line);
-    height += highest;
+  double column = 0, height = head;
+  size_t columns = 0;
+  for (const HeatMapLine& line : picture.lines) {
+    for (const HeatMap& map : line.maps) column = std::max(column, width_of(map));
+    columns = std::max(columns, line.maps.size());
+    height += height_of(line);
   }
-  std::string svg = svg_begin(width, height + foot, picture.title);
+  constexpr double least_width = 680;  // the legend's
+  std::string svg = svg_begin(std::max(least_width, column * static_cast<double>(columns)), height + foot, picture.title);
   double y = head;
-  for (const std::vector<HeatMap>& line : picture.lines) {
-    double x = 0, highest = 0;
-    for (const HeatMap& map : line) {
-      svg += fmt::format("<g transform='translate({} {})'>\n{}</g>\n", x, y, map_svg(map, picture.x, picture.y));
-      x += width_of(map);
-      highest = std::max(highest, height_of(map));
+  for (const HeatMapLine& line : picture.lines) {
+    svg += fmt::format("<text x='10' y='{}' font-size='13' font-weight='bold'>{}</text>\n", y + 15, svg_escaped(line.title));
+    for (size_t i = 0; i < line.maps.size(); ++i) {
+      svg += fmt::format("<g transform='translate({} {})'>\n{}</g>\n", column * static_cast<double>(i), y + line_head,
+                         map_svg(line.maps[i], picture.x, picture.y));
     }
-    y += highest;
+    y += height_of(line);
   }
   return svg + legend_svg(picture.legend, y + 8) + "</svg>\n";
 }

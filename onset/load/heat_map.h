@@ -14,11 +14,17 @@ struct HeatMap {
   std::vector<std::vector<std::optional<double>>> cells;  // [row][column]; none: not measured
 };
 
+// Maps side by side.
+struct HeatMapLine {
+  std::string title;
+  std::vector<HeatMap> maps;
+};
+
 struct HeatMapPicture {
   std::string title;
-  std::string x, y;                         // what columns and rows are
-  std::vector<std::vector<HeatMap>> lines;  // maps side by side, and one line of them below the other
-  std::string legend;                       // what the values are
+  std::string x, y;                // what columns and rows are
+  std::vector<HeatMapLine> lines;  // one below the other; maps of a place stand in one column
+  std::string legend;              // what the values are
 };
 std::string heat_maps_svg(const HeatMapPicture& picture);
 

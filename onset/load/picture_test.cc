@@ -25,7 +25,8 @@ void expect_svg(const std::string& svg) {
 
 TEST(HeatMap, HasEveryCellInTheColourOfItsValue) {
   const HeatMap map{.title = "a < b", .columns = {"512", "1024"}, .rows = {"0", "100"}, .cells = {{0.0, 1.0}, {std::nullopt, 0.5}}};
-  const std::string svg = heat_maps_svg({.title = "needles", .x = "tokens", .y = "depth", .lines = {{map, map}, {map}}, .legend = "found"});
+  const std::string svg = heat_maps_svg(
+      {.title = "needles", .x = "tokens", .y = "depth", .lines = {{"exact", {map, map}}, {"likely", {map}}}, .legend = "found"});
   expect_svg(svg);
   EXPECT_EQ(times(svg, "a &lt; b"), 3u);
   EXPECT_EQ(times(svg, "fill='#a50026' stroke"), 3u);  // nothing, and everything
