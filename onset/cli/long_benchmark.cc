@@ -251,6 +251,8 @@ Result<Asked> asked_questions(const Engine& engine, const LongBenchOptions& opti
 }
 
 Status check(const Engine& engine, const LongBenchOptions& options) {
+  const bool generates = std::any_of(options.tasks.begin(), options.tasks.end(), [](const std::string& name) { return name != "none"; });
+  if (!generates && options.text.empty()) return {};  // questions have lengths of their own
   for (const int32_t length : options.lengths) {
     if (length > engine.context()) {
       return error(Code::invalid_argument, "--lengths {}: the context has room for {} tokens (--rope-scaling makes it longer)", length,

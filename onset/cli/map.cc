@@ -50,8 +50,12 @@ Result<std::vector<int32_t>> tokens_of(const Engine& engine, const MapOptions& o
   return tokens;
 }
 
-std::vector<int32_t> layers_of(const Engine& engine, const MapOptions& options) {
+Result<std::vector<int32_t>> layers_of(const Engine& engine, const MapOptions& options) {
   const int32_t layers = engine.model().config().layers;
+  for (const int32_t layer : options.layers) {
+    if (layer >= 0 && layer < layers) continue;
+    return error(Code::invalid_argument, "--layer {}: the model has layers 0 to {}", layer, layers - 1);
+  }
   if (options.all_layers) {
     std::vector<int32_t> all(static_cast<size_t>(layers));
     std::iota(all.begin(), all.end(), 0);
@@ -176,14 +180,14 @@ Status run(const MapOptions& options) {
   flags.attend.clear();  // the request's own
   ONSET_ASSIGN(const auto engine, load_engine(flags));
   ONSET_ASSIGN(const std::vector<int32_t> tokens, tokens_of(*engine, options));
-  auto map = map_blocks(*engine, tokens, attend, select, layers_of(*engine, options), options.recall);
-  if (!map.ok()) return map.status();
+  ONSET_ASSIGN(const std::vector<int32_t> layers, layers_of(*engine, options));
+  ONSET_ASSIGN(const BlockMap map, map_blocks(*engine, tokens, attend, select, layers, options.recall));
   if (!options.svg.empty()) {
     ONSET_ASSIGN(AtomicFile file, AtomicFile::create(options.svg));
-    ONSET_TRY(file.write(picture(*map, options, *engine)));
+    ONSET_TRY(file.write(picture(map, options, *engine)));
     ONSET_TRY(file.commit());
   }
-  return options.json ? write_json(to_json(*map, options, *engine)) : write_out(text_of(*map, options, *engine));
+  return options.json ? write_json(to_json(map, options, *engine)) : write_out(text_of(map, options, *engine));
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ TEST(FrozenIndices, AreWorseOnAnotherTextThanThoseThatAreFoundInIt) {
   constexpr int32_t tokens = 448, from = 128;
   const std::vector<int32_t> a = story(*engine, "Once upon a time there was a dog", tokens);
   const std::vector<int32_t> b = story(*engine, "Lily and Tom went to the park", tokens);
-  const auto spec = parse_attend("minference:every=64:from=128:vertical=16:slash=2");
+  const auto spec = parse_attend("minference:every=64:from=128:vertical=60:slash=72");
   ASSERT_TRUE(spec.ok());
   Plans plans;
   read(*engine, a, std::make_shared<FrozenSpec>(**spec, plans, false));

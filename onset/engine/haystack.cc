@@ -37,7 +37,7 @@ Result<Haystack> Haystack::of_text(const std::string& text) {
   // The text's end has to be followed by its beginning.
   if (!sentences.empty() && !is_space(sentences.back().back())) sentences.back() += "\n";
   if (sentences.size() >= 2) return Haystack(std::move(sentences));
-  return error(Code::invalid_argument, "the text has {} sentences, expected two or more", sentences.size());
+  return error(Code::invalid_argument, "the text has fewer than two sentences, and needles go between sentences");
 }
 
 std::string Haystack::text(uint64_t first, int64_t count, std::span<const HiddenSentence> hidden) const {

@@ -78,7 +78,7 @@ class LongBench(harness.Test):
 
 class Map(harness.Test):
     def map(self, *options):
-        return self.onset_json("map", "--no-cache", "--model", STORIES, "--json", *options, TEXT[:1200])
+        return self.onset_json("map", "--no-cache", "--model", STORIES, "--json", "--tokens", 400, *options, TEXT)
 
     def test_blocks_and_rows(self):
         dense = self.map("--layer", "1,4")
@@ -102,7 +102,7 @@ class Map(harness.Test):
         self.assertEqual([head["recall"] for head in dense], 8 * [1])
 
     def test_the_picture(self):
-        out = self.onset("map", "--no-cache", "--model", STORIES, "--attend", "window:64:4", "--all-layers", "--svg", "map.svg", TEXT[:1200]).stdout
+        out = self.onset("map", "--no-cache", "--model", STORIES, "--attend", "window:64:4", "--all-layers", "--svg", "map.svg", "--tokens", 400, TEXT).stdout
         self.assertRegex(out, r"^\d+ tokens\n\nlayer +rows +pairs visited\n0 ")
         svg = (self.folder / "map.svg").read_text(encoding="utf-8")
         self.assertTrue(svg.startswith("<svg") and svg.endswith("</svg>\n"))
