@@ -24,8 +24,7 @@ LENGTHS = [int(part) for part in os.environ.get("ONSET_CURVES", "512,1024,2048,4
 PAIRS = 9
 WINDOW, LONGGEN, MINFERENCE, LAZYLLM = "window:1024:64", "longgen:10:sink=64:window=448", "minference", "lazyllm:mild"
 ALONE = [int(part) for part in os.environ.get("ONSET_CURVES_ALONE", "65536,131072").split(",")]
-# An eighth of the keys at 65,536 tokens, most of it columns and diagonals of one tile.
-ONE_HEAD = "minference:vertical=2048:slash=2048"
+ONE_HEAD = "minference:vertical=2048:slash=512"  # the same for all heads, at any length
 
 
 def pairs_at(tokens):
@@ -35,7 +34,9 @@ def pairs_at(tokens):
 
 def seconds_of(model, tokens, way, scaling):
     option = ("--select", way) if way.startswith("lazyllm") else ("--attend", way)
-    report = common.onset_json("bench", "--model", model, "--prompt", tokens, "--generate", 0, "--repeat", 1, "--json", *option, *scaling, timeout=3600)
+    pool = max(tokens + 64, 2048)  # the rows that run together have to fit
+    report = common.onset_json("bench", "--model", model, "--prompt", tokens, "--generate", 0, "--repeat", 1, "--pool", pool, "--json", *option, *scaling,
+                               timeout=3600)
     return tokens / report["prefill"][0]["tokens_per_second"][0]
 
 
@@ -87,8 +88,8 @@ def one_layer(model, folder):
     return path
 
 
-def attention_seconds(model, tokens, attend):
-    report = common.onset_json("profile", "--model", model, "--no-cache", "--rope-scaling", "ntk:16", "--prompt", tokens, "--attend", attend, "--json", timeout=3600)
+def attention_seconds(model, text, attend):
+    report = common.onset_json("profile", "--model", model, "--no-cache", "--rope-scaling", "ntk:16", "--file", text, "--attend", attend, "--json", timeout=3600)
     return sum(each["seconds"] for each in report["operations"] if each["name"] in ("attention.plan", "attention.attend"))
 
 
@@ -96,8 +97,11 @@ def measure_alone(claims, model):
     gains = []
     with tempfile.TemporaryDirectory() as folder:
         layer = one_layer(model, folder)
+        wiki = common.shared("data/text/wikitext2-raw-test.txt").read_text(encoding="utf-8")
         for tokens in ALONE:
-            dense, heads, band = (attention_seconds(layer, tokens, attend) for attend in ("dense", ONE_HEAD, WINDOW))
+            text = pathlib.Path(folder, "text.txt")
+            text.write_text(wiki[:4 * tokens], encoding="utf-8")  # a token has more than four characters, if not by much
+            dense, heads, band = (attention_seconds(layer, text, attend) for attend in ("dense", ONE_HEAD, WINDOW))
             gains.append(dense / heads)
             print(f"{tokens} tokens, one layer's attention: dense {dense:.2f} s, {ONE_HEAD} {heads:.2f} s ({dense / heads:.1f} x), {WINDOW} {band:.2f} s ({dense / band:.1f} x)")
     claims.report("long.curves.attention.65536", gains[0])
