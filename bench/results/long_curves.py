@@ -1,9 +1,9 @@
 """Time to the first token of prompts of 512 to 32,768 tokens, dense and in each way of reading less of them, in one run; attention alone at 65,536
 and 131,072 tokens for one layer.
 
-    python3 bench/results/long_curves.py --long [--write]
+    python3 bench/results/long_curves.py --long
 
---write puts the table into docs/long.md and the picture beside it.
+puts the table into docs/long.md and the picture beside it, unless ONSET_CURVES asks for other lengths.
 """
 
 import itertools
@@ -19,9 +19,9 @@ import figures
 sys.path.insert(0, str(common.ROOT / "tests" / "end_to_end"))
 import gguf_edit
 
-# Below this length a way must not be slower than dense; measured in so many interleaved pairs.
-LENGTHS = [int(part) for part in os.environ.get("ONSET_CURVES", "512,1024,2048,4096,8192,16384,32768").split(",")]
-PAIRS = 9
+ALL = "512,1024,2048,4096,8192,16384,32768"
+LENGTHS = [int(part) for part in os.environ.get("ONSET_CURVES", ALL).split(",")]
+PAIRS = 9  # interleaved
 WINDOW, LONGGEN, MINFERENCE, LAZYLLM = "window:1024:64", "longgen:10:sink=64:window=448", "minference", "lazyllm:mild"
 ALONE = [int(part) for part in os.environ.get("ONSET_CURVES_ALONE", "65536,131072").split(",")]
 ONE_HEAD = "minference:vertical=2048:slash=512"  # the same for all heads, at any length
@@ -111,9 +111,10 @@ def measure_alone(claims, model):
 def write(name, model_curves):
     """The table between its marks in docs/long.md, and the picture of SmolLM2's curves."""
     page = common.ROOT / "docs" / "long.md"
-    begin, end = "<!-- curves: written by bench/results/long_curves.py --long --write -->\n", "<!-- end of curves -->"
+    begin, end = "<!-- curves: written by tools/results long.curves --long -->\n", "<!-- end of curves -->"
     before, rest = page.read_text(encoding="utf-8").split(begin)
     lines = [line for model, found in model_curves.items() for line in [*table(model, found), ""]]
+    lines += ["![Time to the first token of dense over that of each way, by length](long_curves.svg)", ""]
     page.write_text(before + begin + "\n".join(lines) + end + rest.split(end)[1], encoding="utf-8")
     found = model_curves[name]
     figures.curve(common.ROOT / "docs" / "long_curves.svg", f"{name}: time to the first token of dense over that of each way", "tokens of the prompt", "times as soon",
@@ -132,7 +133,7 @@ def measure(claims):
         claims.skip("long.curves.gemma3.slower", f"{common.GEMMA3.name} is not in the models folder (onset pull --list)")
     for name, curve in found.items():
         print("\n".join(["", *table(name, curve)]))
-    if "--write" in sys.argv:
+    if "ONSET_CURVES" not in os.environ:
         write("SmolLM2-135M", found)
 
 
