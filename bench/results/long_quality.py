@@ -22,7 +22,8 @@ LENGTHS = os.environ.get("ONSET_QUALITY_LENGTHS", "2048,4096,8000")
 RECALL_TOKENS = int(os.environ.get("ONSET_QUALITY_RECALL", 8192))
 LONGGEN = "longgen:10:sink=64:window=448"
 # Of these the best one on other questions is taken, if it is quicker by half.
-SCHEDULES = ["lazyllm:9,18,27:0.7", "lazyllm:12:0.4", "lazyllm:10,20:0.6,0.4", "lazyllm:14:0.25", "lazyllm:15,20:0.4,0.3", "lazyllm:16:0.1"]
+SCHEDULES = ["lazyllm:9,18,27:0.7", "lazyllm:12:0.4", "lazyllm:10,20:0.6,0.4", "lazyllm:14:0.25", "lazyllm:15,20:0.4,0.3", "lazyllm:16:0.1",
+             "lazyllm:18,24:0.4,0.3", "lazyllm:20:0.1"]
 QUICKER = 1.5
 FAST = "lazyllm:4,10,18:0.5"
 LAYERS = "2,8,14,20,26"
