@@ -27,6 +27,8 @@ void add_convert(CLI::App& app, Action& action);
 void add_kv_deviation(CLI::App& app, Action& action);
 void add_tune_ape(CLI::App& app, Action& action);
 void add_search_heads(CLI::App& app, Action& action);
+void add_long_bench(CLI::App& app, Action& action);
+void add_map(CLI::App& app, Action& action);
 void add_store(CLI::App& app, Action& action);  // also the commands below it
 void add_load(CLI::App& app, Action& action);
 void add_pull(CLI::App& app, Action& action);

@@ -46,6 +46,8 @@ void declare(CLI::App& app, onset::cli::Action& action) {
   add_kv_deviation(app, action);
   add_tune_ape(app, action);
   add_search_heads(app, action);
+  add_long_bench(app, action);
+  add_map(app, action);
   add_store(app, action);
   add_load(app, action);
   add_pull(app, action);

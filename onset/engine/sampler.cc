@@ -107,6 +107,14 @@ Status check_sampling(const SamplingOptions& options, int32_t vocabulary) {
     return error(Code::invalid_argument, "the grammar was made for a vocabulary of {} tokens, the model has {}",
                  options.grammar->vocabulary().tokenizer().vocabulary_size(), vocabulary);
   }
+  if (!options.given.empty() && options.grammar != nullptr) {
+    return error(Code::invalid_argument, "given tokens and a grammar: expected one of them");
+  }
+  for (const int32_t token : options.given) {
+    if (token < 0 || token >= vocabulary) {
+      return error(Code::invalid_argument, "the given answer has token id {}, expected 0 to {}", token, vocabulary - 1);
+    }
+  }
   for (const auto& [token, bias] : options.logit_bias) {
     if (token < 0 || token >= vocabulary) {
       return error(Code::invalid_argument, "logit_bias names token {}, the vocabulary has {}", token, vocabulary);
@@ -225,6 +233,8 @@ SampledToken Sampler::sample(std::span<const float> logits) {
   if (sampled.token < 0) return sampled;
   if (constraint_ && !constraint_->accept(sampled.token)) sampled.token = -1;
   if (sampled.token < 0) return sampled;
+  // Drawn all the same: logits that are not finite end the answer, and later draws keep their numbers.
+  if (given_ < options_.given.size()) sampled.token = options_.given[given_++];
   remember(sampled.token, 1);
   if (options_.logprobs || options_.top_logprobs > 0) {
     const double total = logit_statistics(isa_, logits).log_sum_exp;

@@ -27,6 +27,7 @@ struct SamplingOptions {
   int32_t top_logprobs = 0;                          // how many alternatives to report with each token; 0..20
   bool logprobs = false;                             // report each token's log-probability
   std::shared_ptr<const TokenGrammar> grammar = {};  // only tokens that continue a text of it; null: all
+  std::vector<int32_t> given = {};  // the first tokens are these, whatever the logits say (teacher forcing); no grammar then
 };
 
 // Errors: invalid_argument naming the option and what was expected, also for a grammar that was made for another vocabulary.
@@ -68,6 +69,7 @@ class Sampler {
   std::optional<TokenConstraint> constraint_;
   std::vector<Seen> seen_;  // sorted by token; kept only where a penalty needs it
   uint64_t draws_ = 0;
+  size_t given_ = 0;  // tokens of options_.given so far
 };
 
 }  // namespace onset

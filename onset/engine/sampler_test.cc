@@ -57,6 +57,21 @@ TEST(Sampler, DrawsFollowTheDistribution) {
   }
 }
 
+TEST(Sampler, GivenTokensComeFirstWithTheLogProbabilityThatTheyHad) {
+  const std::vector<float> logits = random_logits(50, 11);
+  Sampler sampler({.logprobs = true, .given = {7, 3}}, {}, Isa::generic), greedy({.logprobs = true}, {}, Isa::generic);
+  const double total = logit_statistics(Isa::generic, logits).log_sum_exp;
+  for (const int32_t token : {7, 3}) {
+    const SampledToken sampled = sampler.sample(logits);
+    EXPECT_EQ(sampled.token, token);
+    EXPECT_NEAR(sampled.logprob, logits[token] - total, 1e-5);
+  }
+  EXPECT_EQ(sampler.sample(logits).token, greedy.sample(logits).token);
+  EXPECT_EQ(sampler.sample(std::vector<float>(50, not_a_number)).token, -1);
+  EXPECT_EQ(check_sampling({.given = {50}}, 50).code(), Code::invalid_argument);
+  EXPECT_TRUE(check_sampling({.given = {49}}, 50).ok());
+}
+
 TEST(Sampler, DrawsDependOnSeedAndNumberAlone) {
   const std::vector<float> logits = random_logits(1000, 5, 1.0f);
   const SamplingOptions options{.temperature = 1.0f, .seed = 11};

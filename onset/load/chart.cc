@@ -7,31 +7,13 @@
 #include <cmath>
 #include <limits>
 
+#include "onset/load/svg.h"
+
 namespace onset {
 namespace {
 
 constexpr double width = 420, height = 280, left = 58, right = 16, top = 46, bottom = 48;
 constexpr std::array<const char*, 5> colours{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#e07b00"};
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char byte : text) {
-    switch (byte) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      default:
-        out += byte;
-    }
-  }
-  return out;
-}
 
 // One axis: values to places between two pixels.
 class Scale {
@@ -110,12 +92,12 @@ std::string axes(const Chart& chart, const Scale& x, const Scale& y) {
   }
   svg += fmt::format("<rect x='{}' y='{}' width='{}' height='{}' fill='none' stroke='#888'/>\n", left, top, width - left - right,
                      height - top - bottom);
-  svg +=
-      fmt::format("<text x='{}' y='{}' text-anchor='middle'>{}</text>\n", (left + width - right) / 2, height - 12, escaped(chart.x.name));
+  svg += fmt::format("<text x='{}' y='{}' text-anchor='middle'>{}</text>\n", (left + width - right) / 2, height - 12,
+                     svg_escaped(chart.x.name));
   svg += fmt::format("<text transform='translate(14 {}) rotate(-90)' text-anchor='middle'>{}</text>\n", (top + height - bottom) / 2,
-                     escaped(chart.y.name));
+                     svg_escaped(chart.y.name));
   svg += fmt::format("<text x='{}' y='{}' text-anchor='middle' font-weight='bold'>{}</text>\n", (left + width - right) / 2, top - 10,
-                     escaped(chart.title));
+                     svg_escaped(chart.title));
   return svg;
 }
 
@@ -134,7 +116,8 @@ std::string chart_svg(const Chart& chart) {
     svg += fmt::format("<polyline points='{}' fill='none' stroke='{}' stroke-width='1.8'/>\n{}", path, colour, dots);
     if (!chart.lines[i].name.empty()) {
       svg += fmt::format("<text x='{}' y='{}' fill='{}' text-anchor='{}'>{}</text>\n", chart.names_right ? width - right - 8 : left + 8,
-                         top + 16 + 14 * static_cast<double>(i), colour, chart.names_right ? "end" : "start", escaped(chart.lines[i].name));
+                         top + 16 + 14 * static_cast<double>(i), colour, chart.names_right ? "end" : "start",
+                         svg_escaped(chart.lines[i].name));
     }
   }
   for (const ChartMark& mark : chart.marks) {
@@ -143,13 +126,13 @@ std::string chart_svg(const Chart& chart) {
       svg += fmt::format(
           "<line x1='{0:.1f}' x2='{0:.1f}' y1='{1}' y2='{2}' stroke='#555' stroke-dasharray='4 3'/>"
           "<text transform='translate({3:.1f} {4}) rotate(-90)' fill='#555'>{5}</text>\n",
-          place, top, height - bottom, place - 4, height - bottom - 6, escaped(mark.name));
+          place, top, height - bottom, place - 4, height - bottom - 6, svg_escaped(mark.name));
     } else {
       const double place = y.place(mark.value);
       svg += fmt::format(
           "<line x1='{0}' x2='{1}' y1='{2:.1f}' y2='{2:.1f}' stroke='#555' stroke-dasharray='4 3'/>"
           "<text x='{3}' y='{4:.1f}' fill='#555'>{5}</text>\n",
-          left, width - right, place, left + 6, place - 4, escaped(mark.name));
+          left, width - right, place, left + 6, place - 4, svg_escaped(mark.name));
     }
   }
   return svg;
@@ -159,12 +142,7 @@ std::string chart_svg(const Chart& chart) {
 
 std::string charts_svg(const std::vector<Chart>& charts, const std::string& title) {
   const double all = width * static_cast<double>(charts.size());
-  std::string svg = fmt::format(
-      "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {0} {1}' width='{0}' height='{1}' "
-      "font-family='sans-serif' font-size='11'>\n"
-      "<rect width='100%' height='100%' fill='white'/>\n<text x='{2}' y='17' text-anchor='middle' "
-      "font-size='14'>{3}</text>\n",
-      all, height + 10, all / 2, escaped(title));
+  std::string svg = svg_begin(all, height + 10, title);
   for (size_t i = 0; i < charts.size(); ++i) {
     svg += fmt::format("<g transform='translate({} 10)'>\n{}</g>\n", width * static_cast<double>(i), chart_svg(charts[i]));
   }

@@ -115,6 +115,11 @@ Result<std::shared_ptr<const SelectSpec>> lazy_spec(const std::string& text, con
 
 }  // namespace
 
+bool is_select_name(std::string_view text) {
+  const std::string_view name = text.substr(0, text.find(':'));
+  return name == "all" || name == "lazyllm";
+}
+
 Result<std::shared_ptr<const SelectSpec>> named_select(const std::string& text) {
   const std::vector<std::string> parts = split(text, ':');
   if (text == "all") return std::shared_ptr<const SelectSpec>(std::make_shared<AllSpec>());

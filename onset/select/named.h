@@ -12,6 +12,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "onset/base/status.h"
 #include "onset/kv/sequence_cache.h"
@@ -26,6 +27,9 @@ class SelectSpec {
   // The policy of one request; null for `all`. Errors: what the model cannot do, naming the field.
   virtual Result<std::unique_ptr<SelectPolicy>> make(const CacheLayout& layout) const = 0;
 };
+
+// Whether a text begins with the name of one.
+bool is_select_name(std::string_view text);
 
 // Errors: invalid_argument, showing the text and what was expected.
 Result<std::shared_ptr<const SelectSpec>> named_select(const std::string& text);
