@@ -249,6 +249,18 @@ void mean_key(KvType type, int heads, int head_size, const std::byte* page, int 
   }
 }
 
+void read_keys(Isa isa, KvType type, int head_size, const std::byte* head, float* plane) {
+  const HeadLayout layout = head_layout(type, head_size);
+  if (type == KvType::int8) {
+    kernels_for(isa).read_keys(reinterpret_cast<const unsigned char*>(head + layout.keys),
+                               reinterpret_cast<const float*>(head + layout.key_scales), head_size, hadamard_block(head_size), plane);
+    return;
+  }
+  for (int d = 0; d < head_size; ++d) {
+    for (int slot = 0; slot < page_tokens; ++slot) plane[d * page_tokens + slot] = load(type, head + layout.keys, key_index(layout, slot, d));
+  }
+}
+
 namespace {
 
 void move_slots_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, const std::byte* from, int from_slot,

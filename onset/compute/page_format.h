@@ -40,6 +40,9 @@ void read_slot(KvType type, int heads, int head_size, const std::byte* page, int
 // The mean of the first `slots` keys of a page, [heads x head_size].
 void mean_key(KvType type, int heads, int head_size, const std::byte* page, int slots, float* mean);
 
+// The stored keys of all slots of one head (at `head` in a page), [head_size][page_tokens]: number d of every slot side by side.
+void read_keys(Isa isa, KvType type, int head_size, const std::byte* head, float* plane);
+
 // How keys turn when their slots go to other positions: pair p of the slot that comes to lie in slot s of its new page by the angle whose
 // cosine and sine are at [p * page_tokens + s].
 struct KeyTurn {

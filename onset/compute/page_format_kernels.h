@@ -16,6 +16,8 @@ struct PageFormatKernels {
   // slot before it; cosines and sines begin at the first slot's. plane: [head_size][page_slots] of scratch.
   void (*move_keys)(const unsigned char* from, const float* from_scales, unsigned char* to, float* to_scales, int head_size, int block,
                     int count, const float* cosines, const float* sines, int pairs, int neighbours, float* plane);
+  // The int8 keys of all slots: plane[head_size][page_slots].
+  void (*read_keys)(const unsigned char* from, const float* scales, int head_size, int block, float* plane);
 };
 
 // A head of zeros gets a scale so small that it never decides a tile's largest weight.

@@ -207,7 +207,11 @@ Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request
 
 AttendFacts Engine::State::attend_facts() const {
   const bool windows = std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; });
-  return {.layers = layout.layers, .query_heads = model->query_heads(), .windows = windows, .patterns = !layout.patterns.empty()};
+  return {.layers = layout.layers,
+          .query_heads = model->query_heads(),
+          .kv_heads = model->kv_heads(),
+          .windows = windows,
+          .patterns = !layout.patterns.empty()};
 }
 
 // Makes the policy that a request names, or the engine's own. Its keys are not those of the dense model, and are shared only among requests
@@ -355,7 +359,10 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->counted = counted;
   const bool attends = asked.attend && (asked.attend_spec == nullptr || !asked.attend_spec->stateless());
   running->fixed = asked.session != 0 || attends || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
-  if (asked.attend_spec) running->row_block = asked.attend_spec->block_rows();
+  if (asked.attend_spec) {
+    running->row_block = asked.attend_spec->block_rows();
+    running->answers_apart = asked.attend_spec->answers_apart();
+  }
   if (asked.select && asked.select->whole_prompt()) running->row_block = INT32_MAX;
   if (asked.contexts) {
     state.begin_contexts(*running);
@@ -365,6 +372,7 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   // What lies in no whole block depends on where the prompt ends.
   if (running->row_block > 0)
     conversation->plain_tokens = std::min(conversation->plain_tokens, total / running->row_block * running->row_block);
+  if (running->answers_apart) conversation->plain_tokens = std::min(conversation->plain_tokens, total);
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
   const bool known = conversation->plain_tokens > 0 || (asked.contexts && asked.contexts->only_known);
   running->looks_up = state.prefixes && known && whole && !asked.on_logits && !asked.on_hidden;

@@ -1,0 +1,85 @@
+// LServe (arXiv:2502.14866): half of the KV heads stream, the others keep everything and, in answers, read only the pages that matter.
+//
+// Streaming heads see the first `sink` tokens and the last ones: `prefill` in a prompt, `local` in an answer. Retrieval heads see everything
+// in a prompt; a row of an answer with more than `budget` tokens before it sees budget / 64 pages: its own and those whose keys may have the
+// largest product with its query (compute/key_bounds.h), chosen anew at every multiple of `interval` positions. Which rows choose follows
+// from positions alone, so that a request is answered alike in any company and after its pages were taken away.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "onset/attend/policy.h"
+#include "onset/attend/streaming_table.h"
+#include "onset/base/aligned.h"
+
+namespace onset {
+
+struct LServeOptions {
+  double sparsity = 0.5;      // share of the KV heads that stream
+  int32_t sink = 128;         // first tokens that streaming heads see, a multiple of page_tokens
+  int32_t prefill = 512;      // last ones in a prompt, the query's own counted; the same
+  int32_t local = 256;        // and in an answer, no more than `prefill`; the same
+  int32_t budget = 1024;      // tokens that a retrieval head reads for a row of an answer, the same
+  int32_t interval = 4;       // positions that share a selection; divides page_tokens
+  int32_t logical = 16;       // tokens of a logical page; divides page_tokens
+  bool one_selection = true;  // for the query heads of a KV head; false: each has its own, as in the paper
+  uint64_t seed = 42;         // breaks ties between heads
+};
+
+// "NAME=NUMBER", into options. Errors: invalid_argument naming what is not known or the number that makes no sense.
+Status set_lserve_option(std::string_view name, std::string_view value, LServeOptions& options);
+// Errors: invalid_argument for numbers that do not go with each other.
+Status check_lserve_options(const LServeOptions& options);
+
+// Pages that a retrieval head reads for a row at `position` (the row's own is one of them).
+int32_t lserve_pages(const LServeOptions& options, int32_t position);
+// The position whose query chooses for a row of an answer, where the prompt has so many tokens and the row has more than `budget` before it.
+int32_t lserve_chooser(const LServeOptions& options, int32_t prompt_tokens, int32_t position);
+
+// Bounds of the keys of a layer's whole pages, of all KV heads of one group; kept while a sequence grows.
+class PageBounds {
+ public:
+  // Makes sure of the first `pages` pages, which are full.
+  void extend(const AttendContext& context, int32_t pages, int logical_tokens);
+  const uint16_t* head(int kv_head) const { return heads_[kv_head].data(); }
+  int32_t pages() const { return pages_; }
+
+ private:
+  int32_t pages_ = 0;
+  std::vector<std::vector<uint16_t>> heads_;
+};
+
+// The `count` largest scores' numbers, ascending; of equals the first. Scores that are not numbers count as 0.
+std::vector<int32_t> best_pages(std::span<const float> scores, int32_t count);
+
+class LServeAttend : public AttendPolicy {
+ public:
+  // heads: those of the model. prompt_tokens: rows from that position on are an answer's.
+  LServeAttend(std::shared_ptr<const StreamingHeads> heads, const LServeOptions& options, int32_t prompt_tokens)
+      : heads_(std::move(heads)), options_(options), prompt_tokens_(prompt_tokens) {}
+  const AttentionPlan& plan(const AttendContext& context) override;
+
+ private:
+  // What the retrieval heads of a layer and group read, and how it was found.
+  struct Retrieval {
+    PageBounds bounds;
+    int32_t chosen_at = -1;                        // the position whose query chose
+    std::vector<std::vector<int32_t>> chosen;      // by selection: pages before the chooser's own, ascending
+  };
+  std::vector<PlanBlock> streaming_blocks(const AttendContext& context, int32_t prompt_rows) const;
+  void choose(const AttendContext& context, int32_t row, int32_t position, const std::vector<int>& kv_heads, Retrieval& retrieval) const;
+  int selections_of(const AttendContext& context) const;
+
+  std::shared_ptr<const StreamingHeads> heads_;
+  LServeOptions options_;
+  int32_t prompt_tokens_;
+  DenseAttend dense_;
+  AttentionPlan plan_;
+  std::map<std::pair<int, int>, Retrieval> retrievals_;  // by layer and group
+};
+
+}  // namespace onset
