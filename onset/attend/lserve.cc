@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
-#include <charconv>
 #include <cmath>
 
 #include "onset/attend/block_sparse.h"
@@ -41,67 +40,7 @@ std::vector<KeyRange> page_ranges(std::span<const int32_t> pages, int32_t positi
   return ranges;
 }
 
-Status set_whole(std::string_view name, std::string_view text, int32_t least, int32_t most, int32_t& place) {
-  int32_t value = -1;
-  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (problem != std::errc() || end != text.data() + text.size() || value < least || value > most) {
-    return error(Code::invalid_argument, "{} is {}, expected a number from {} to {}", name, text.empty() ? "empty" : text, least, most);
-  }
-  place = value;
-  return {};
-}
-
 }  // namespace
-
-Status set_lserve_option(std::string_view name, std::string_view value, LServeOptions& options) {
-  constexpr int32_t most = 1 << 27;
-  if (name == "sparsity") {
-    const auto [end, problem] = std::from_chars(value.data(), value.data() + value.size(), options.sparsity);
-    if (problem == std::errc() && end == value.data() + value.size() && options.sparsity >= 0 && options.sparsity <= 1) return {};
-    return error(Code::invalid_argument, "sparsity is {}, expected a number from 0 to 1", value.empty() ? "empty" : value);
-  }
-  if (name == "sink") return set_whole(name, value, 0, most, options.sink);
-  if (name == "prefill") return set_whole(name, value, page_tokens, most, options.prefill);
-  if (name == "local") return set_whole(name, value, page_tokens, most, options.local);
-  if (name == "budget") return set_whole(name, value, page_tokens, most, options.budget);
-  if (name == "interval") return set_whole(name, value, 1, page_tokens, options.interval);
-  if (name == "logical") return set_whole(name, value, 1, page_tokens, options.logical);
-  int32_t number = 0;
-  if (name == "group") {
-    ONSET_TRY(set_whole(name, value, 0, 1, number));
-    options.one_selection = number == 1;
-    return {};
-  }
-  if (name == "seed") {
-    ONSET_TRY(set_whole(name, value, 0, most, number));
-    options.seed = static_cast<uint64_t>(number);
-    return {};
-  }
-  return error(Code::invalid_argument,
-               "{} is not known: expected sparsity=, sink=, prefill=, local=, budget=, interval=, logical=, group= or seed=", name);
-}
-
-Status check_lserve_options(const LServeOptions& options) {
-  struct Tokens {
-    const char* name;
-    int32_t value;
-  };
-  for (const auto& [name, value] : {Tokens{"sink", options.sink}, Tokens{"prefill", options.prefill}, Tokens{"local", options.local},
-                                    Tokens{"budget", options.budget}}) {
-    if (value % page_tokens != 0) {
-      return error(Code::invalid_argument, "{} is {}, expected a multiple of the page of {} tokens", name, value, page_tokens);
-    }
-  }
-  if (options.local > options.prefill) {
-    return error(Code::invalid_argument, "local is {}, expected no more than the {} of prefill", options.local, options.prefill);
-  }
-  for (const auto& [name, value] : {Tokens{"interval", options.interval}, Tokens{"logical", options.logical}}) {
-    if (page_tokens % value != 0) {
-      return error(Code::invalid_argument, "{} is {}, expected a number that divides the page of {} tokens", name, value, page_tokens);
-    }
-  }
-  return {};
-}
 
 int32_t lserve_pages(const LServeOptions& options, int32_t position) {
   constexpr int32_t fewest = 3;

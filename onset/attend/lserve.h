@@ -8,32 +8,14 @@
 
 #include <map>
 #include <memory>
-#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "onset/attend/lserve_options.h"
 #include "onset/attend/policy.h"
-#include "onset/attend/streaming_table.h"
 #include "onset/base/aligned.h"
 
 namespace onset {
-
-struct LServeOptions {
-  double sparsity = 0.5;      // share of the KV heads that stream
-  int32_t sink = 128;         // first tokens that streaming heads see, a multiple of page_tokens
-  int32_t prefill = 512;      // last ones in a prompt, the query's own counted; the same
-  int32_t local = 256;        // and in an answer, no more than `prefill`; the same
-  int32_t budget = 1024;      // tokens that a retrieval head reads for a row of an answer, the same
-  int32_t interval = 4;       // positions that share a selection; divides page_tokens
-  int32_t logical = 16;       // tokens of a logical page; divides page_tokens
-  bool one_selection = true;  // for the query heads of a KV head; false: each has its own, as in the paper
-  uint64_t seed = 42;         // breaks ties between heads
-};
-
-// "NAME=NUMBER", into options. Errors: invalid_argument naming what is not known or the number that makes no sense.
-Status set_lserve_option(std::string_view name, std::string_view value, LServeOptions& options);
-// Errors: invalid_argument for numbers that do not go with each other.
-Status check_lserve_options(const LServeOptions& options);
 
 // Pages that a retrieval head reads for a row at `position` (the row's own is one of them).
 int32_t lserve_pages(const LServeOptions& options, int32_t position);

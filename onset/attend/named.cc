@@ -103,40 +103,29 @@ class MInferenceSpec : public AttendSpec {
 
 class LServeSpec : public AttendSpec {
  public:
-  // table: null: the built-in one of the model, if one is needed.
-  LServeSpec(std::string text, std::shared_ptr<const StreamingTable> table, const LServeOptions& options)
-      : AttendSpec(std::move(text)), table_(std::move(table)), options_(options) {}
+  LServeSpec(std::string text, LServeRequest request) : AttendSpec(std::move(text)), request_(std::move(request)) {}
   Status check(const AttendFacts& facts) const override {
+    if (facts.streams) return {};
     ONSET_TRY(check_patterns(facts, text()));
-    if (table_ != nullptr) return check_streaming_table(*table_, facts.layers, facts.kv_heads).within("attend " + text());
-    if (!needs_table() || shipped_streaming_table(facts.layers, facts.kv_heads) != nullptr) return {};
-    return error(Code::invalid_argument,
-                 "attend {}: no built-in table has the model's {} layers and {} KV heads, expected lserve:TABLE (onset search-heads "
-                 "--streaming makes one) or sparsity=0",
-                 text(), facts.layers, facts.kv_heads);
+    return lserve_heads(request_, facts.layers, facts.kv_heads).status().within("attend " + text());
   }
   std::unique_ptr<AttendPolicy> make(const AttendFacts& facts) const override {
-    return std::make_unique<LServeAttend>(std::make_shared<StreamingHeads>(heads(facts)), options_, facts.prompt_tokens);
+    // Where the model was loaded with streaming heads these are what streams.
+    StreamingHeads heads(static_cast<size_t>(facts.layers));
+    if (!facts.streams) heads = *lserve_heads(request_, facts.layers, facts.kv_heads);
+    return std::make_unique<LServeAttend>(std::make_shared<StreamingHeads>(std::move(heads)), request_.options, facts.prompt_tokens);
   }
   bool stateless() const override { return true; }
   bool answers_apart() const override { return true; }
   bool allows_dropped_rows() const override { return false; }
   std::string warning() const override {
-    if (table_ == nullptr || table_->clamped == 0) return "";
+    if (request_.table == nullptr || request_.table->clamped == 0) return "";
     return fmt::format("attend {}: {} numbers of the table lay outside of 0 to 1, and count as the nearer of these", text(),
-                       table_->clamped);
+                       request_.table->clamped);
   }
 
  private:
-  bool needs_table() const { return options_.sparsity > 0 && options_.sparsity < 1; }
-  StreamingHeads heads(const AttendFacts& facts) const {
-    if (table_ != nullptr) return streaming_heads(*table_, options_.sparsity, options_.seed);
-    if (needs_table()) return streaming_heads(*shipped_streaming_table(facts.layers, facts.kv_heads), options_.sparsity, options_.seed);
-    return StreamingHeads(static_cast<size_t>(facts.layers), std::vector<bool>(static_cast<size_t>(facts.kv_heads), options_.sparsity > 0));
-  }
-
-  std::shared_ptr<const StreamingTable> table_;
-  LServeOptions options_;
+  LServeRequest request_;
 };
 
 Result<int32_t> tokens_of(std::string_view what, std::string_view text, int32_t least) {
@@ -212,39 +201,6 @@ Result<std::shared_ptr<const AttendSpec>> parse_minference(std::string text, std
   return std::shared_ptr<const AttendSpec>(std::make_shared<MInferenceSpec>(std::move(text), std::move(table), options, uniform));
 }
 
-Result<std::shared_ptr<const StreamingTable>> streaming_table_of(std::string_view name, AttendFiles files) {
-  if (const StreamingTable* table = shipped_streaming_table(name)) {
-    return std::shared_ptr<const StreamingTable>(table, [](const StreamingTable*) {});
-  }
-  if (files == AttendFiles::refused) {
-    return error(Code::invalid_argument, "there is no built-in table {}: expected {}", name,
-                 fmt::join(shipped_streaming_table_names(), " or "));
-  }
-  ONSET_ASSIGN(const std::string text, read_file(std::string(name)));
-  ONSET_ASSIGN(StreamingTable table, parse_streaming_table(text, std::string(name)));
-  return std::shared_ptr<const StreamingTable>(std::make_shared<StreamingTable>(std::move(table)));
-}
-
-// [TABLE][:NAME=NUMBER...]
-Result<std::shared_ptr<const AttendSpec>> parse_lserve(std::string text, std::string_view rest, AttendFiles files) {
-  LServeOptions options;
-  std::shared_ptr<const StreamingTable> table;
-  for (bool first = true; !rest.empty(); first = false) {
-    const size_t colon = std::min(rest.find(':'), rest.size());
-    const std::string_view part = rest.substr(0, colon);
-    rest.remove_prefix(std::min(colon + 1, rest.size()));
-    const size_t equals = part.find('=');
-    if (equals != std::string_view::npos) {
-      ONSET_TRY(set_lserve_option(part.substr(0, equals), part.substr(equals + 1), options));
-      continue;
-    }
-    if (!first) return error(Code::invalid_argument, "{} is no option: expected NAME=NUMBER", part.empty() ? "an empty part" : part);
-    ONSET_ASSIGN(table, streaming_table_of(part, files));
-  }
-  ONSET_TRY(check_lserve_options(options));
-  return std::shared_ptr<const AttendSpec>(std::make_shared<LServeSpec>(std::move(text), std::move(table), options));
-}
-
 Result<std::shared_ptr<const AttendSpec>> parse_known(std::string_view text, AttendFiles files) {
   const size_t colon = std::min(text.find(':'), text.size());
   const std::string_view name = text.substr(0, colon), options = text.substr(std::min(colon + 1, text.size()));
@@ -255,7 +211,10 @@ Result<std::shared_ptr<const AttendSpec>> parse_known(std::string_view text, Att
     return std::shared_ptr<const AttendSpec>(std::make_shared<LongGenSpec>(std::string(text), parsed));
   }
   if (name == "minference") return parse_minference(std::string(text), options, files);
-  if (name == "lserve") return parse_lserve(std::string(text), options, files);
+  if (name == "lserve") {
+    ONSET_ASSIGN(LServeRequest request, parse_lserve(options, LServeNames::all, files == AttendFiles::read));
+    return std::shared_ptr<const AttendSpec>(std::make_shared<LServeSpec>(std::string(text), std::move(request)));
+  }
   return error(Code::invalid_argument,
                "is not known: expected dense, window:SIZE[:SINK], minference[:TABLE][:NAME=NUMBER...], lserve[:TABLE][:NAME=NUMBER...] or "
                "longgen:FULL[:NAME=TOKENS...]");

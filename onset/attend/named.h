@@ -32,6 +32,7 @@ struct AttendFacts {
   int32_t kv_heads = 0;
   bool windows = false;       // some layer has a window
   bool patterns = false;      // some layer was given a pattern of blocks at load
+  bool streams = false;       // they are those of streaming heads
   int32_t prompt_tokens = 0;  // of the request at hand: rows from that position on are its answer
 };
 

@@ -22,8 +22,6 @@ std::vector<Isa> supported_isas() {
   return isas;
 }
 
-constexpr KvType all_types[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
-
 // Whole pages of random keys of one KV head, and queries.
 struct Pages {
   Pages(KvType kv_type, int size, int32_t count, int query_count, uint32_t seed)
@@ -92,7 +90,7 @@ struct Pages {
 };
 
 TEST(KeyBounds, ReadKeysAreThoseOfTheSlots) {
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const int size : {4, 20, 64, 80, 256}) {
       const Pages pages(type, size, 1, 1, 3);
       for (const Isa isa : supported_isas()) {
@@ -112,7 +110,7 @@ TEST(KeyBounds, ReadKeysAreThoseOfTheSlots) {
 // LServe, check 2: a page's score is no smaller than any of its keys' products, and the product itself where a logical page holds one key.
 TEST(KeyBounds, ScoresAreUpperBounds) {
   std::mt19937 random(1);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const int logical : {1, 2, 4, 16, 32, 64}) {
       const int size = std::vector<int>{4, 20, 64, 80, 128}[random() % 5], count = static_cast<int>(random() % 7 + 1);
       const auto pages_count = static_cast<int32_t>(random() % 21 + 1);

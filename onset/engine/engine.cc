@@ -207,11 +207,14 @@ Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request
 
 AttendFacts Engine::State::attend_facts() const {
   const bool windows = std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; });
+  const std::vector<LayerConfig>& layers = model->config().layer;
+  const bool streams = std::any_of(layers.begin(), layers.end(), [](const LayerConfig& layer) { return !layer.streams.empty(); });
   return {.layers = layout.layers,
           .query_heads = model->query_heads(),
           .kv_heads = model->kv_heads(),
           .windows = windows,
-          .patterns = !layout.patterns.empty()};
+          .patterns = !layout.patterns.empty(),
+          .streams = streams};
 }
 
 // Makes the policy that a request names, or the engine's own. Its keys are not those of the dense model, and are shared only among requests
@@ -413,6 +416,12 @@ int32_t Engine::context() const {
 }
 KvType Engine::kv_type() const {
   return state_->kv_type;
+}
+AttendFacts Engine::attend_facts() const {
+  return state_->attend_facts();
+}
+const AttendSpec* Engine::attend_spec() const {
+  return state_->attend.get();
 }
 int32_t Engine::threads() const {
   return state_->workers.threads();
