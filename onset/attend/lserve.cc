@@ -54,19 +54,19 @@ int32_t lserve_chooser(const LServeOptions& options, int32_t prompt_tokens, int3
   return std::max({prompt_tokens, position / options.interval * options.interval, options.budget + 1});
 }
 
-void PageBounds::extend(const AttendContext& context, int32_t pages, int logical_tokens) {
+void PageBounds::extend(const AttendContext& context, int32_t pages, int logical_tokens, std::span<const int> kv_heads) {
   if (pages <= pages_) return;
   const CacheLayout& layout = context.cache->layout();
   const int64_t of_page = page_tokens / logical_tokens;
   heads_.resize(static_cast<size_t>(layout.heads_per_group));
-  for (auto& head : heads_) head.resize(key_bounds_size(layout.head_size, pages * of_page));
+  for (const int head : kv_heads) heads_[static_cast<size_t>(head)].resize(key_bounds_size(layout.head_size, pages * of_page));
   const KeyValueView view = context.cache->view(context.layer, context.group);
   const size_t head_bytes = layout_page_bytes(layout) / heads_.size();
   // Tiles of bounds are written by one worker each.
   const int64_t step = std::max<int64_t>(1, bound_lanes / of_page), first = pages_ / step, last = (pages + step - 1) / step;
-  const auto heads = static_cast<int64_t>(heads_.size());
+  const auto heads = static_cast<int64_t>(kv_heads.size());
   for_each(context, (last - first) * heads, [&](int64_t i, int) {
-    const auto head = static_cast<size_t>(i % heads);
+    const auto head = static_cast<size_t>(kv_heads[static_cast<size_t>(i % heads)]);
     const int64_t begin = std::max<int64_t>(pages_, (first + i / heads) * step);
     for (int64_t page = begin; page < std::min<int64_t>(pages, (first + i / heads + 1) * step); ++page) {
       store_key_bounds(context.isa, layout.type, layout.head_size, view.pages[page] + head * head_bytes, logical_tokens, page * of_page,
@@ -101,7 +101,7 @@ void LServeAttend::choose(const AttendContext& context, int32_t row, int32_t pos
                           Retrieval& retrieval) const {
   const int32_t pages = position / page_tokens;
   const int of_one = queries_of_one(context), head_size = context.cache->layout().head_size;
-  retrieval.bounds.extend(context, pages, options_.logical);
+  retrieval.bounds.extend(context, pages, options_.logical, kv_heads);
   const int64_t parts = (pages + pages_at_once - 1) / pages_at_once;
   std::vector<float> scores(static_cast<size_t>(context.query_heads) * static_cast<size_t>(pages));
   for_each(context, parts * static_cast<int64_t>(kv_heads.size()), [&](int64_t i, int) {
@@ -135,7 +135,8 @@ std::vector<PlanBlock> LServeAttend::streaming_blocks(const AttendContext& conte
     // The band of each row is the pattern's in a prompt, where whole tiles are visited, and the range's in an answer.
     int32_t near = std::max(0, position - band + 1);
     if (row < prompt_rows) near = near / page_tokens * page_tokens;
-    blocks.push_back({.row_begin = row, .row_end = end, .ranges = sink_and_near(options_.sink, near, context.positions[end - 1] + 1), .columns = {}});
+    blocks.push_back(
+        {.row_begin = row, .row_end = end, .ranges = sink_and_near(options_.sink, near, context.positions[end - 1] + 1), .columns = {}});
   }
   return blocks;
 }
@@ -156,7 +157,7 @@ const AttentionPlan& LServeAttend::plan(const AttendContext& context) {
   Retrieval* retrieval = retrieving.empty() ? nullptr : &retrievals_[{context.layer, context.group}];
   // What an answer will want is made while the prompt is read.
   if (retrieval != nullptr && prompt_tokens_ > options_.budget) {
-    retrieval->bounds.extend(context, std::min(prompt_tokens_, positions.back() + 1) / page_tokens, options_.logical);
+    retrieval->bounds.extend(context, std::min(prompt_tokens_, positions.back() + 1) / page_tokens, options_.logical, retrieving);
   }
   if (static_cast<int>(retrieving.size()) == kv_heads && all_dense) return dense_.plan(context);
 

@@ -116,10 +116,11 @@ Result<StreamingHeads> lserve_heads(const LServeRequest& request, int32_t layers
   if (table == nullptr && options.sparsity > 0 && options.sparsity < 1) {
     table = shipped_streaming_table(layers, kv_heads);
     if (table == nullptr) {
-      return error(Code::invalid_argument,
-                   "no built-in table has the model's {} layers and {} KV heads, expected lserve:TABLE (onset search-heads --streaming makes "
-                   "one) or sparsity=0",
-                   layers, kv_heads);
+      return error(
+          Code::invalid_argument,
+          "no built-in table has the model's {} layers and {} KV heads, expected lserve:TABLE (onset search-heads --streaming makes "
+          "one) or sparsity=0",
+          layers, kv_heads);
     }
   }
   if (table == nullptr) {

@@ -34,8 +34,8 @@ struct LServeRequest {
 enum class LServeNames : uint8_t { all, cache };
 Result<LServeRequest> parse_lserve(std::string_view text, LServeNames names, bool files);
 
-// Which heads of a model stream: by the request's table or the built-in one of the model. With a sparsity of 0 or 1 there is no need of one.
-// Errors: invalid_argument for a table of another model, or none.
+// Which heads of a model stream: by the request's table or the built-in one of the model. With a sparsity of 0 or 1 there is no need of
+// one. Errors: invalid_argument for a table of another model, or none.
 Result<StreamingHeads> lserve_heads(const LServeRequest& request, int32_t layers, int32_t kv_heads);
 
 }  // namespace onset

@@ -57,7 +57,8 @@ class Text {
   double bound(int32_t position, int head, int32_t first, int32_t last) const {
     double sum = 0;
     for (int d = 0; d < head_size; ++d) {
-      const double q = queries[(static_cast<size_t>(position) * query_heads + static_cast<size_t>(head)) * head_size + static_cast<size_t>(d)];
+      const double q =
+          queries[(static_cast<size_t>(position) * query_heads + static_cast<size_t>(head)) * head_size + static_cast<size_t>(d)];
       double best = -1e30;
       for (int32_t key = first; key < last; ++key) best = std::max(best, q * key_number(key, head / of_one, d));
       sum += best;
@@ -173,7 +174,8 @@ TEST(LServe, ChoosesThePagesWithTheLargestBounds) {
         std::vector<std::pair<double, int32_t>> order;
         for (int32_t page = 0; page < position / 64; ++page) {
           double best = -1e30;
-          for (int32_t key = page * 64; key < (page + 1) * 64; key += logical) best = std::max(best, text.bound(position, head, key, key + logical));
+          for (int32_t key = page * 64; key < (page + 1) * 64; key += logical)
+            best = std::max(best, text.bound(position, head, key, key + logical));
           order.push_back({best, page});
         }
         std::sort(order.rbegin(), order.rend());
@@ -229,15 +231,17 @@ TEST(LServe, RefusesWhatMakesNoSense) {
   EXPECT_EQ(sentence("lserve:logical=24"), "attend lserve:logical=24: logical is 24, expected a number that divides the page of 64 tokens");
   EXPECT_EQ(sentence("lserve:sparsity=1.5"), "attend lserve:sparsity=1.5: sparsity is 1.5, expected a number from 0 to 1");
   EXPECT_EQ(sentence("lserve:local=1024"), "attend lserve:local=1024: local is 1024, expected no more than the 512 of prefill");
-  EXPECT_EQ(sentence("lserve:depth=1"),
-            "attend lserve:depth=1: depth is not known: expected sparsity=, sink=, prefill=, local=, budget=, interval=, logical=, group= or "
-            "seed=");
+  EXPECT_EQ(
+      sentence("lserve:depth=1"),
+      "attend lserve:depth=1: depth is not known: expected sparsity=, sink=, prefill=, local=, budget=, interval=, logical=, group= or "
+      "seed=");
   EXPECT_EQ(sentence("lserve:nobody"), "attend lserve:nobody: there is no built-in table nobody: expected smollm2-135m");
   const auto spec = parse_attend("lserve:sparsity=0.5");
   ASSERT_TRUE(spec.ok());
-  EXPECT_EQ((*spec)->check({.layers = 5, .query_heads = 8, .kv_heads = 4}).message(),
-            "attend lserve:sparsity=0.5: no built-in table has the model's 5 layers and 4 KV heads, expected lserve:TABLE (onset search-heads "
-            "--streaming makes one) or sparsity=0");
+  EXPECT_EQ(
+      (*spec)->check({.layers = 5, .query_heads = 8, .kv_heads = 4}).message(),
+      "attend lserve:sparsity=0.5: no built-in table has the model's 5 layers and 4 KV heads, expected lserve:TABLE (onset search-heads "
+      "--streaming makes one) or sparsity=0");
   EXPECT_TRUE((*parse_attend("lserve:sparsity=0"))->check({.layers = 5, .query_heads = 8, .kv_heads = 4}).ok());
   EXPECT_EQ((*parse_attend("lserve:smollm2-135m"))->check({.layers = 30, .query_heads = 8, .kv_heads = 4}).message(),
             "attend lserve:smollm2-135m: layer 0 of the table has 3 KV heads, the model 4");

@@ -53,7 +53,8 @@ Result<std::vector<std::vector<double>>> tsv_layers(std::string_view text, const
       double value = 0;
       const auto [stop, problem] = std::from_chars(word.data(), word.data() + word.size(), value);
       if (problem != std::errc() || stop != word.data() + word.size()) {
-        return error(Code::invalid_argument, "{}: layer {}: head {}: {} is no number", name, result.size(), heads.size(), word.substr(0, 100));
+        return error(Code::invalid_argument, "{}: layer {}: head {}: {} is no number", name, result.size(), heads.size(),
+                     word.substr(0, 100));
       }
       heads.push_back(value);
       at += word.size();
@@ -145,9 +146,8 @@ StreamingHeads streaming_heads(const StreamingTable& table, double sparsity, uin
       order.push_back({table.layers[layer][head] + noise, layer, head});
     }
   }
-  std::sort(order.begin(), order.end(), [](const Head& a, const Head& b) {
-    return std::tie(a.score, a.layer, a.head) < std::tie(b.score, b.layer, b.head);
-  });
+  std::sort(order.begin(), order.end(),
+            [](const Head& a, const Head& b) { return std::tie(a.score, a.layer, a.head) < std::tie(b.score, b.layer, b.head); });
   const auto count = static_cast<size_t>(std::llround(sparsity * static_cast<double>(order.size())));
   for (size_t i = 0; i < count; ++i) streams[order[i].layer][order[i].head] = true;
   return streams;

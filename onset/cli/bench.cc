@@ -30,8 +30,9 @@ void declare(CLI::App& command, BenchOptions& options) {
   command.add_option("--generate", options.generate, "single tokens to decode after one; 0: none")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
-  command.add_option("--behind", options.contexts,
-                     "also decode behind contexts of so many tokens, separated by commas, whose own tokens see their neighbours alone")
+  command
+      .add_option("--behind", options.contexts,
+                  "also decode behind contexts of so many tokens, separated by commas, whose own tokens see their neighbours alone")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->check(CLI::Range(1, 1 << 30));

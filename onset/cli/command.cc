@@ -51,8 +51,10 @@ void add_long_flags(CLI::App& command, EngineFlags& flags) {
                   "lserve[:TABLE][:NAME=NUMBER]..., or longgen:FULL[:sink=TOKENS][:window=TOKENS][:stride=TOKENS]... "
                   "(docs/methods.md)")
       ->group(group);
-  command.add_option("--layers", flags.layers, "longgen:FULL... or lserve[:TABLE][:sparsity=SHARE][:sink=TOKENS][:local=TOKENS]: as --attend, and layers or KV heads "
-                 "that see less keep only the keys that they see")
+  command
+      .add_option("--layers", flags.layers,
+                  "longgen:FULL... or lserve[:TABLE][:sparsity=SHARE][:sink=TOKENS][:local=TOKENS]: as --attend, and layers or KV heads "
+                  "that see less keep only the keys that they see")
       ->group(group);
   command
       .add_option("--rope-scaling", flags.rope_scaling,
@@ -67,8 +69,9 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       ->check(CLI::IsMember({"fast", "bf16", "reference"}))
       ->capture_default_str();
   command
-      .add_option("--kv", flags.kv,
-                  "how keys and values are kept: f32, f16, bf16, int8 or int4 (default: int8 in fast, bf16 in bf16, f32 in reference precision)")
+      .add_option(
+          "--kv", flags.kv,
+          "how keys and values are kept: f32, f16, bf16, int8 or int4 (default: int8 in fast, bf16 in bf16, f32 in reference precision)")
       ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}));
   command
       .add_option("--schedule", flags.schedule,

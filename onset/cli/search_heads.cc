@@ -39,7 +39,10 @@ void declare(CLI::App& command, SearchOptions& options) {
   auto* streaming = command.add_flag("--streaming", options.streaming,
                                      "a table for --attend lserve:TABLE instead: how far the model's answers move when a KV head sees the "
                                      "first and the last tokens alone, in the texts, in which passkeys are hidden");
-  command.add_option("--sink", options.streams.sink, "with --streaming: the first tokens")->check(CLI::Range(0, 1 << 20))->capture_default_str()->needs(streaming);
+  command.add_option("--sink", options.streams.sink, "with --streaming: the first tokens")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str()
+      ->needs(streaming);
   command.add_option("--local", options.streams.local, "with --streaming: the last tokens")
       ->check(CLI::Range(page_tokens, 1 << 20))
       ->capture_default_str()
@@ -228,8 +231,8 @@ Status run(const SearchOptions& options) {
 }  // namespace
 
 void add_search_heads(CLI::App& app, Action& action) {
-  add_command<SearchOptions>(app, action, "search-heads", "how each attention head looks at long prompts, for --attend minference:TABLE or lserve:TABLE",
-                             declare, run);
+  add_command<SearchOptions>(app, action, "search-heads",
+                             "how each attention head looks at long prompts, for --attend minference:TABLE or lserve:TABLE", declare, run);
 }
 
 }  // namespace onset::cli

@@ -100,7 +100,7 @@ void score_pages(Isa isa, int head_size, int logical_tokens, const uint16_t* bou
           float& score = line[page >> shift];
           score = std::max(score, sums[q * bound_lanes + page % bound_lanes]);
         }
-    }
+      }
     }
   }
 }

@@ -98,7 +98,8 @@ TEST(KeyBounds, ReadKeysAreThoseOfTheSlots) {
         read_keys(isa, type, size, pages.bytes[0].data(), plane.data());
         for (int slot = 0; slot < page_tokens; ++slot) {
           for (int d = 0; d < size; ++d) {
-            ASSERT_NEAR(plane[static_cast<size_t>(d * page_tokens + slot)], pages.keys[static_cast<size_t>(slot)][static_cast<size_t>(d)], 1e-5)
+            ASSERT_NEAR(plane[static_cast<size_t>(d * page_tokens + slot)], pages.keys[static_cast<size_t>(slot)][static_cast<size_t>(d)],
+                        1e-5)
                 << kv_type_name(type) << " " << isa_name(isa) << " " << size;
           }
         }
@@ -120,7 +121,8 @@ TEST(KeyBounds, ScoresAreUpperBounds) {
         for (int32_t page = 0; page < pages_count; ++page) {
           const float score = scores[static_cast<size_t>(query * pages_count + page)];
           double largest = -std::numeric_limits<double>::infinity();
-          for (int32_t key = page * page_tokens; key < (page + 1) * page_tokens; ++key) largest = std::max(largest, pages.product(query, key));
+          for (int32_t key = page * page_tokens; key < (page + 1) * page_tokens; ++key)
+            largest = std::max(largest, pages.product(query, key));
           EXPECT_GE(score, largest - 1e-4) << kv_type_name(type) << " " << logical;
           const double exact = logical == 1 ? largest : pages.score(query, page, logical);
           EXPECT_NEAR(score, exact, 0.005 * size) << kv_type_name(type) << " " << logical;

@@ -193,7 +193,8 @@ void write_nibble(std::byte* head, Nibble nibble, uint8_t value) {
   head[nibble.byte] = nibble.upper ? head[nibble.byte] | static_cast<std::byte>(value << 4) : static_cast<std::byte>(value);
 }
 
-void write_int4_key(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key) {
+void write_int4_key(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot,
+                    const float* key) {
   HeadRoom room(head_size);
   std::memcpy(room.numbers, key, static_cast<size_t>(head_size) * sizeof(float));
   uint8_t zero = 0;
@@ -364,11 +365,13 @@ void read_keys(Isa isa, KvType type, int head_size, const std::byte* head, float
   if (is_integer(type)) {
     const std::vector<std::byte> expanded = type == KvType::int4 ? key_bytes_of(layout, head) : std::vector<std::byte>();
     const std::byte* keys = type == KvType::int4 ? expanded.data() : head + layout.keys;
-    kernels_for(isa).read_keys(reinterpret_cast<const unsigned char*>(keys), reinterpret_cast<const float*>(head + layout.key_scales), head_size, hadamard_block(head_size), plane);
+    kernels_for(isa).read_keys(reinterpret_cast<const unsigned char*>(keys), reinterpret_cast<const float*>(head + layout.key_scales),
+                               head_size, hadamard_block(head_size), plane);
     return;
   }
   for (int d = 0; d < head_size; ++d) {
-    for (int slot = 0; slot < page_tokens; ++slot) plane[d * page_tokens + slot] = load(type, head + layout.keys, key_index(layout, slot, d));
+    for (int slot = 0; slot < page_tokens; ++slot)
+      plane[d * page_tokens + slot] = load(type, head + layout.keys, key_index(layout, slot, d));
   }
 }
 
@@ -435,7 +438,8 @@ void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte*
     if (type == KvType::int4) {
       for (int h = 0; h < heads; ++h) {
         const size_t head = static_cast<size_t>(h) * layout.bytes;
-        write_int4_key(kernels_for(isa), layout, head_size, to + head, to_slot + i, key.data() + static_cast<size_t>(h) * static_cast<size_t>(head_size));
+        write_int4_key(kernels_for(isa), layout, head_size, to + head, to_slot + i,
+                       key.data() + static_cast<size_t>(h) * static_cast<size_t>(head_size));
         move_value_int4(layout, from + head, from_slot + i, to + head, to_slot + i);
       }
       continue;

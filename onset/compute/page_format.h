@@ -57,8 +57,8 @@ struct KeyTurn {
   bool neighbours = false;  // pairs (0,1), (2,3), ... instead of (0, pairs), (1, pairs + 1), ...
 };
 
-// Copies `count` slots of a page to another one, which lie in one page each, and turns their keys. int8 and int4 keys are rounded again, by the
-// rule of write_slot; values stay what they are.
+// Copies `count` slots of a page to another one, which lie in one page each, and turns their keys. int8 and int4 keys are rounded again, by
+// the rule of write_slot; values stay what they are.
 void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte* from, int from_slot, std::byte* to, int to_slot, int count,
                 const KeyTurn& turn);
 

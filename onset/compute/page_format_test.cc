@@ -125,7 +125,8 @@ TEST(PageFormat, RoundsByHalfAStep) {
   std::mt19937 random(6);
   for (const float shift : {0.0f, 5.0f, -5.0f}) {
     for (const int size : {5, 63, 255}) {
-      std::vector<float> key = random_numbers(random, size), value = random_numbers(random, size), read_key(key.size()), read_value(key.size());
+      std::vector<float> key = random_numbers(random, size), value = random_numbers(random, size), read_key(key.size()),
+                         read_value(key.size());
       for (auto* numbers : {&key, &value}) {
         for (float& number : *numbers) number += shift;
       }

@@ -26,7 +26,8 @@ class FilledContext : public AttendPolicy {
  public:
   FilledContext(int32_t context, std::unique_ptr<AttendPolicy> behind) : context_(context), behind_(std::move(behind)) {}
   const AttentionPlan& plan(const AttendContext& context) override {
-    return context.positions.back() < context_ ? filling_.plan(context) : behind_->plan(context);
+    if (context.positions.back() >= context_) return behind_->plan(context);
+    return context.blocks.any() ? behind_->plan(context) : filling_.plan(context);
   }
 
  private:
@@ -39,14 +40,10 @@ class FilledContext : public AttendPolicy {
 struct Times {
   double first = 0, second = 0, last = 0;
 };
-Result<Times> run_request(Engine& engine, std::vector<int32_t> prompt, int32_t new_tokens,
-                          const std::shared_ptr<const SelectSpec>& select = nullptr, std::unique_ptr<AttendPolicy> attend = nullptr) {
+Result<Times> run_request(Engine& engine, Request request) {
   Times times;
   Status status;
   const auto begin = Clock::now();
-  Request request{.tokens = std::move(prompt), .most_new_tokens = new_tokens, .ignore_end = true, .prefix_cache = false};
-  request.select_spec = select;
-  request.attend = std::move(attend);
   const auto handler = [&](const Event& event) {
     times.last = seconds_between(begin, Clock::now());
     if (event.new_tokens == 1) times.first = times.last;
@@ -59,17 +56,18 @@ Result<Times> run_request(Engine& engine, std::vector<int32_t> prompt, int32_t n
   return times;
 }
 
+Result<Times> run_request(Engine& engine, std::vector<int32_t> prompt, int32_t new_tokens,
+                          const std::shared_ptr<const SelectSpec>& select = nullptr) {
+  Request request{.tokens = std::move(prompt), .most_new_tokens = new_tokens, .ignore_end = true, .prefix_cache = false};
+  request.select_spec = select;
+  return run_request(engine, std::move(request));
+}
+
 Status check(const Engine& engine, const BenchmarkOptions& options) {
   for (const int32_t tokens : options.prompts) {
     if (tokens < 1 || tokens > engine.context()) {
       return error(Code::invalid_argument, "a prompt of {} tokens cannot be measured: expected 1 to {}, the context", tokens,
                    engine.context());
-    }
-  }
-  for (const int32_t tokens : options.contexts) {
-    if (tokens < 1 || tokens + options.generate + 2 > engine.context() + 1 || options.generate == 0) {
-      return error(Code::invalid_argument, "an answer of {} tokens cannot be measured behind {}: expected 1 to {} tokens in all, the context",
-                   options.generate, tokens, engine.context());
     }
   }
   if (options.generate < 0 || options.generate > engine.context()) {
@@ -85,7 +83,8 @@ Status check(const Engine& engine, const BenchmarkOptions& options) {
 Result<Benchmark> run_benchmark(Engine& engine, const BenchmarkOptions& options) {
   ONSET_TRY(check(engine, options));
   constexpr int32_t most_warm_up = 2048;
-  const double runs = static_cast<double>(options.prompts.size() + options.contexts.size() + (options.generate > 0 ? 1 : 0)) * options.repeat;
+  const double runs =
+      static_cast<double>(options.prompts.size() + options.contexts.size() + (options.generate > 0 ? 1 : 0)) * options.repeat;
   double done = 0;
   const auto progress = [&](const std::string& what) {
     if (options.progress) options.progress(what, done++ / runs);
@@ -114,17 +113,31 @@ Result<Benchmark> run_benchmark(Engine& engine, const BenchmarkOptions& options)
     speed.tokens = tokens;
     for (int32_t i = 0; i < options.repeat; ++i) {
       progress(fmt::format("decode behind {}", tokens));
-      AttendFacts facts = engine.attend_facts();
-      facts.prompt_tokens = tokens;
-      const AttendSpec* spec = engine.attend_spec();
-      std::unique_ptr<AttendPolicy> behind = spec != nullptr ? spec->make(facts) : std::make_unique<DenseAttend>();
       // The first token's step does what others have no part in: bounds of the context's keys, say.
-      ONSET_ASSIGN(const Times times, run_request(engine, random_tokens(engine, tokens, ++seed), options.generate + 2, options.select,
-                                                  std::make_unique<FilledContext>(tokens, std::move(behind))));
+      ONSET_ASSIGN(Request request, behind_context(engine, tokens, options.generate + 2, ++seed));
+      request.select_spec = options.select;
+      ONSET_ASSIGN(const Times times, run_request(engine, std::move(request)));
       speed.tokens_per_second.push_back(options.generate / (times.last - times.second));
     }
   }
   return benchmark;
+}
+
+Result<Request> behind_context(const Engine& engine, int32_t tokens, int32_t generate, uint32_t seed) {
+  if (tokens < 1 || int64_t{tokens} + generate > int64_t{engine.context()} + 1) {
+    return error(Code::invalid_argument, "{} tokens behind {} cannot be measured: expected up to {} in all, the context", generate, tokens,
+                 engine.context());
+  }
+  AttendFacts facts = engine.attend_facts();
+  facts.prompt_tokens = tokens;
+  const AttendSpec* spec = engine.attend_spec();
+  if (spec != nullptr) ONSET_TRY(spec->check(facts));
+  std::unique_ptr<AttendPolicy> behind = spec != nullptr ? spec->make(facts) : std::make_unique<DenseAttend>();
+  return Request{.tokens = random_tokens(engine, tokens, seed),
+                 .most_new_tokens = generate,
+                 .ignore_end = true,
+                 .attend = std::make_unique<FilledContext>(tokens, std::move(behind)),
+                 .prefix_cache = false};
 }
 
 Result<double> first_token_seconds(Engine& engine) {

@@ -12,9 +12,9 @@
 namespace onset {
 
 struct BenchmarkOptions {
-  std::vector<int32_t> prompts;   // lengths, tokens
-  std::vector<int32_t> contexts;  // lengths behind which `generate` tokens are decoded too
-  int32_t generate = 64;          // 0: no decode
+  std::vector<int32_t> prompts;        // lengths, tokens
+  std::vector<int32_t> contexts = {};  // lengths behind which `generate` tokens are decoded too
+  int32_t generate = 64;               // 0: no decode
   int32_t repeat = 3;
   std::shared_ptr<const SelectSpec> select = {};                             // null: all rows
   std::function<void(const std::string& what, double share)> progress = {};  // share of all runs that is done
@@ -37,6 +37,10 @@ struct Benchmark {
 // read whole, but as many, and 65,536 of them are there in seconds. The engine's own attend policy is for the answer then.
 // Errors: invalid_argument for a length that makes no sense or is beyond the context.
 Result<Benchmark> run_benchmark(Engine& engine, const BenchmarkOptions& options);
+
+// A request of a context of `tokens` random tokens, that see their neighbours alone, and `generate` tokens behind it, by the engine's own
+// policy. Errors: invalid_argument for lengths beyond the engine's context.
+Result<Request> behind_context(const Engine& engine, int32_t tokens, int32_t generate, uint32_t seed);
 
 // Seconds that `engine` takes for one token with a new context: what a first answer waits for beyond loading.
 Result<double> first_token_seconds(Engine& engine);

@@ -10,9 +10,9 @@
 namespace onset {
 namespace {
 
-constexpr const char* alphabet[] = {"alpha",  "bravo", "charlie", "delta", "echo",   "foxtrot", "golf",   "hotel", "india",
-                                    "juliet", "kilo",  "lima",    "mike",  "november", "oscar",  "papa",  "quebec", "romeo",
-                                    "sierra", "tango", "uniform", "victor", "whiskey", "xray",   "yankee", "zulu"};
+constexpr const char* alphabet[] = {"alpha",  "bravo", "charlie", "delta",  "echo",     "foxtrot", "golf",   "hotel",  "india",
+                                    "juliet", "kilo",  "lima",    "mike",   "november", "oscar",   "papa",   "quebec", "romeo",
+                                    "sierra", "tango", "uniform", "victor", "whiskey",  "xray",    "yankee", "zulu"};
 constexpr const char* ordinals[] = {"first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"};
 constexpr int most_passkeys = 10, passkey_words = 32;
 
@@ -35,7 +35,8 @@ Result<std::vector<float>> hidden_of(Engine& engine, const PasskeyText& text, st
 
 }  // namespace
 
-Result<PasskeyText> passkey_text(const Engine& engine, const std::string& haystack, const std::string& name, int32_t length, uint64_t seed) {
+Result<PasskeyText> passkey_text(const Engine& engine, const std::string& haystack, const std::string& name, int32_t length,
+                                 uint64_t seed) {
   if (engine.tokenizer() == nullptr) return error(Code::invalid_argument, "the model has no tokenizer");
   const auto encode = [&](const std::string& text, bool begins) { return engine.tokenizer()->encode(text, {.add_special = begins}); };
   std::mt19937_64 random(seed);
@@ -78,7 +79,8 @@ Result<PasskeyText> passkey_text(const Engine& engine, const std::string& haysta
   return text;
 }
 
-Result<std::vector<std::vector<double>>> streaming_distances(Engine& engine, const PasskeyText& text, const StreamingSearchOptions& options) {
+Result<std::vector<std::vector<double>>> streaming_distances(Engine& engine, const PasskeyText& text,
+                                                             const StreamingSearchOptions& options) {
   const ModelConfig& config = engine.model().config();
   const int32_t kv_heads = engine.model().kv_heads();
   LServeOptions lserve;
@@ -90,8 +92,8 @@ Result<std::vector<std::vector<double>>> streaming_distances(Engine& engine, con
     for (int32_t head = 0; head < kv_heads && config.layer[layer].window == 0; ++head) {
       StreamingHeads heads(static_cast<size_t>(config.layers), std::vector<bool>(static_cast<size_t>(kv_heads), false));
       heads[layer][head] = true;
-      auto policy =
-          std::make_unique<LServeAttend>(std::make_shared<StreamingHeads>(std::move(heads)), lserve, static_cast<int32_t>(text.tokens.size()));
+      auto policy = std::make_unique<LServeAttend>(std::make_shared<StreamingHeads>(std::move(heads)), lserve,
+                                                   static_cast<int32_t>(text.tokens.size()));
       ONSET_ASSIGN(const std::vector<float> streaming, hidden_of(engine, text, std::move(policy)));
       double sum = 0;
       for (size_t i = 0; i < dense.size(); ++i) sum += (double{dense[i]} - streaming[i]) * (double{dense[i]} - streaming[i]);

@@ -29,9 +29,10 @@ struct StreamingSearchOptions {
   std::function<void(double share)> progress = {};  // of all heads that are done
 };
 
-// distances[layer][KV head]: the mean square by which the final hidden states of the text's rows change when that head streams. None where a
-// layer has a window of its own.
-Result<std::vector<std::vector<double>>> streaming_distances(Engine& engine, const PasskeyText& text, const StreamingSearchOptions& options);
+// distances[layer][KV head]: the mean square by which the final hidden states of the text's rows change when that head streams. None where
+// a layer has a window of its own.
+Result<std::vector<std::vector<double>>> streaming_distances(Engine& engine, const PasskeyText& text,
+                                                             const StreamingSearchOptions& options);
 
 // The table of these distances: each over the largest one.
 StreamingTable streaming_table(const std::vector<std::vector<double>>& distances);

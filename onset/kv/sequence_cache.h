@@ -25,8 +25,8 @@ struct CacheLayout {
   int32_t heads_per_group = 0;
   int32_t head_size = 0;
   std::vector<int32_t> windows;  // for each layer, 0 = keeps everything; else only the last `window` positions are needed
-  // For each layer and group ([layer * head_groups + group]), or empty: one with a pattern keeps only the pages that the pattern still shows
-  // to later queries.
+  // For each layer and group ([layer * head_groups + group]), or empty: one with a pattern keeps only the pages that the pattern still
+  // shows to later queries.
   std::vector<BlockPattern> patterns = {};
 
   BlockPattern pattern(int layer, int group) const { return patterns.empty() ? BlockPattern{} : patterns[layer * head_groups + group]; }

@@ -40,7 +40,7 @@ struct LayerConfig {
   BlockPattern blocks = {};  // given at load (load_options.h); none: all that the window lets through
   // For each KV head, or empty: whether the blocks are for it (LServe's streaming heads). Pages are each head's own then.
   std::vector<bool> streams = {};
-  int32_t rope = 0;          // index into ModelConfig::ropes
+  int32_t rope = 0;  // index into ModelConfig::ropes
   FeedForwardKind feed_forward = FeedForwardKind::gated;
 };
 

@@ -73,8 +73,8 @@ TEST(Layers, LongGenGivesAllButTheMiddleLayersAPattern) {
   const std::vector<bool> sparse = {true, true, false, false, true, true};
   for (int layer = 0; layer < 6; ++layer) EXPECT_EQ(config.layer[layer].blocks.any(), sparse[layer]) << layer;
   EXPECT_EQ(config.layer[0].blocks, (BlockPattern{.sink = 1, .local = 2}));
-  for (const char* text : {"longgen:7", "longgen", "window:5", "longgen:2:window=100", "longgen:2:stride=128:step=64", "longgen:-1", "lserve:nobody",
-                           "lserve:sink=100", "lserve:budget=64", "lserve"}) {
+  for (const char* text : {"longgen:7", "longgen", "window:5", "longgen:2:window=100", "longgen:2:stride=128:step=64", "longgen:-1",
+                           "lserve:nobody", "lserve:sink=100", "lserve:budget=64", "lserve"}) {
     EXPECT_FALSE(apply_load_options("", text, config).ok()) << text;
   }
 }

@@ -83,7 +83,8 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
 }
 
 CacheLayout Model::cache_layout(KvType type, int32_t head_groups) const {
-  const bool streams = std::any_of(config_.layer.begin(), config_.layer.end(), [](const LayerConfig& layer) { return !layer.streams.empty(); });
+  const bool streams =
+      std::any_of(config_.layer.begin(), config_.layer.end(), [](const LayerConfig& layer) { return !layer.streams.empty(); });
   if (head_groups == 0) head_groups = streams ? kv_heads() : 1;
   CacheLayout layout{.type = type,
                      .layers = config_.layers,
