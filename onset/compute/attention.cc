@@ -166,6 +166,8 @@ double cost_of(const AttentionCall& call, const AttentionTask& task, int32_t fir
 // Rows in a task: whole blocks of lanes if there is work enough for every thread.
 constexpr int32_t most_task_rows = 64, fewest_task_rows = 16;
 constexpr int tasks_for_each_thread = 4;
+// Parts of a row's keys are no smaller: packing its queries again, and merging, should cost little beside.
+constexpr double fewest_part_slots = 512;
 
 }  // namespace
 
@@ -193,18 +195,23 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
                            .segment_end = segments};
         std::vector<int32_t> visited;
         if (split_keys && segments > 1) visited = visited_segments(call, head, row, task.row_end);
-        if (visited.size() < 2) {
-          task.cost = cost_of(call, task, 0, call.keys.length);
+        const double all = cost_of(call, task, 0, call.keys.length);
+        const double part = std::max(all / static_cast<double>(wanted), 2 * fewest_part_slots * group_of(call) * call.keys.head_size);
+        if (visited.size() < 2 || all <= part) {
+          task.cost = all;
           result.tasks.push_back(task);
           continue;
         }
         task.split = static_cast<int32_t>(result.splits.size());
         const size_t lines = visited.size() * static_cast<size_t>(task.row_end - row) * static_cast<size_t>(group_of(call));
-        for (size_t i = 0; i < visited.size(); ++i) {
-          task.segment_begin = static_cast<int32_t>(i);
-          task.segment_end = task.segment_begin + 1;
-          task.cost = cost_of(call, task, visited[i] * attention_segment_slots, (visited[i] + 1) * attention_segment_slots);
+        task.segment_end = 0;
+        for (const int32_t segment : visited) {
+          ++task.segment_end;
+          task.cost += cost_of(call, task, segment * attention_segment_slots, (segment + 1) * attention_segment_slots);
+          if (task.cost < part && static_cast<size_t>(task.segment_end) < visited.size()) continue;
           result.tasks.push_back(task);
+          task.segment_begin = task.segment_end;
+          task.cost = 0;
         }
         result.splits.push_back({task.call, head, row, task.row_end, result.partials.size(), std::move(visited)});
         result.partials.resize(result.partials.size() + lines * partial_floats(call.keys));
