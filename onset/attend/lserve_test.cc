@@ -235,7 +235,7 @@ TEST(LServe, RefusesWhatMakesNoSense) {
       sentence("lserve:depth=1"),
       "attend lserve:depth=1: depth is not known: expected sparsity=, sink=, prefill=, local=, budget=, interval=, logical=, group= or "
       "seed=");
-  EXPECT_EQ(sentence("lserve:nobody"), "attend lserve:nobody: there is no built-in table nobody: expected smollm2-135m");
+  EXPECT_EQ(sentence("lserve:nobody"), "attend lserve:nobody: there is no built-in table nobody: expected smollm2-135m or gemma-3-270m");
   const auto spec = parse_attend("lserve:sparsity=0.5");
   ASSERT_TRUE(spec.ok());
   EXPECT_EQ(

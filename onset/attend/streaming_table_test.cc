@@ -62,6 +62,7 @@ TEST(StreamingTable, BuiltInOnesAreWhole) {
     EXPECT_EQ(table->clamped, 0);
   }
   ASSERT_NE(shipped_streaming_table(30, 3), nullptr);
+  ASSERT_NE(shipped_streaming_table(18, 1), nullptr);
   EXPECT_EQ(shipped_streaming_table(31, 3), nullptr);
 }
 
