@@ -180,7 +180,7 @@ int main(int argc, char** argv) {
     if (word == "head_size") options.head_size = std::max(1, std::atoi(value));
     if (word == "group") options.group = std::max(1, std::atoi(value));
     if (word == "heads") options.heads = std::max(1, std::atoi(value));
-    for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
+    for (const KvType type : all_kv_types) {
       if (word == "type" && value == std::string_view(kv_type_name(type))) options.types = {type};
     }
     for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx_vnni, Isa::avx512}) {

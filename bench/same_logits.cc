@@ -84,7 +84,7 @@ Result<Outcome> run(const std::string& model, KvType type, int32_t chunk, int32_
 int compare(const std::string& model) {
   int runs = 0, equal = 0;
   std::string different;
-  for (const KvType type : {KvType::f16, KvType::bf16, KvType::int8}) {
+  for (const KvType type : {KvType::f16, KvType::bf16, KvType::int8, KvType::int4}) {
     Result<Outcome> whole = run(model, type, 1 << 20, 1, 0);
     for (const int32_t chunk : {1, 7, 64, 333, 1 << 20}) {
       for (const int threads : {1, 2}) {

@@ -11,16 +11,6 @@
 namespace onset {
 namespace {
 
-// Runs body(index, worker) on the context's pool, or here if it has none.
-template <typename Body>
-void for_each(const AttendContext& context, int64_t count, const Body& body) {
-  if (context.pool != nullptr) {
-    context.pool->for_each(count, body);
-  } else {
-    for (int64_t i = 0; i < count; ++i) body(i, 0);
-  }
-}
-
 int32_t tile_floor(int32_t position) {
   return position / page_tokens * page_tokens;
 }

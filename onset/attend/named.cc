@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "onset/attend/block_sparse.h"
+#include "onset/attend/lserve.h"
 #include "onset/attend/minference.h"
 #include "onset/base/mapped_file.h"
 
@@ -100,6 +101,33 @@ class MInferenceSpec : public AttendSpec {
   HeadPattern uniform_;
 };
 
+class LServeSpec : public AttendSpec {
+ public:
+  LServeSpec(std::string text, LServeRequest request) : AttendSpec(std::move(text)), request_(std::move(request)) {}
+  Status check(const AttendFacts& facts) const override {
+    if (facts.streams) return {};
+    ONSET_TRY(check_patterns(facts, text()));
+    return lserve_heads(request_, facts.layers, facts.kv_heads).status().within("attend " + text());
+  }
+  std::unique_ptr<AttendPolicy> make(const AttendFacts& facts) const override {
+    // Where the model was loaded with streaming heads these are what streams.
+    StreamingHeads heads(static_cast<size_t>(facts.layers));
+    if (!facts.streams) heads = *lserve_heads(request_, facts.layers, facts.kv_heads);
+    return std::make_unique<LServeAttend>(std::make_shared<StreamingHeads>(std::move(heads)), request_.options, facts.prompt_tokens);
+  }
+  bool stateless() const override { return true; }
+  bool answers_apart() const override { return true; }
+  bool allows_dropped_rows() const override { return false; }
+  std::string warning() const override {
+    if (request_.table == nullptr || request_.table->clamped == 0) return "";
+    return fmt::format("attend {}: {} numbers of the table lay outside of 0 to 1, and count as the nearer of these", text(),
+                       request_.table->clamped);
+  }
+
+ private:
+  LServeRequest request_;
+};
+
 Result<int32_t> tokens_of(std::string_view what, std::string_view text, int32_t least) {
   int32_t value = -1;
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -183,8 +211,13 @@ Result<std::shared_ptr<const AttendSpec>> parse_known(std::string_view text, Att
     return std::shared_ptr<const AttendSpec>(std::make_shared<LongGenSpec>(std::string(text), parsed));
   }
   if (name == "minference") return parse_minference(std::string(text), options, files);
+  if (name == "lserve") {
+    ONSET_ASSIGN(LServeRequest request, parse_lserve(options, LServeNames::all, files == AttendFiles::read));
+    return std::shared_ptr<const AttendSpec>(std::make_shared<LServeSpec>(std::string(text), std::move(request)));
+  }
   return error(Code::invalid_argument,
-               "is not known: expected dense, window:SIZE[:SINK], minference[:TABLE][:NAME=NUMBER...] or longgen:FULL[:NAME=TOKENS...]");
+               "is not known: expected dense, window:SIZE[:SINK], minference[:TABLE][:NAME=NUMBER...], lserve[:TABLE][:NAME=NUMBER...] or "
+               "longgen:FULL[:NAME=TOKENS...]");
 }
 
 // Keys in begin..end-1 that a query at this position sees.

@@ -7,6 +7,12 @@
 //                                  the built-in one for the model's layers and heads. `every` rows (1024) are estimated together, those
 //                                  below `from` (1024) are dense, `ratio` multiplies all budgets; `vertical` and `slash`, in place of a
 //                                  table, are columns and diagonals of every head (arXiv:2407.02490)
+//   lserve[:TABLE][:NAME=NUMBER...]
+//                                  KV heads that TABLE says lose least by it (`sparsity`, a half) see the first `sink` tokens (128) and the
+//                                  last `prefill` in a prompt (512) and `local` in an answer (256); the others see everything in a prompt
+//                                  and `budget` tokens (1024) in an answer: the pages whose bounds of products with the query are largest,
+//                                  by logical pages of `logical` tokens (16), chosen anew every `interval` positions (4) for each KV head,
+//                                  or (`group`=0) for each query head (arXiv:2502.14866)
 //   longgen:FULL[:NAME=TOKENS...]  FULL layers in the middle see everything; the others the first `sink` tokens (64) and the last `window`
 //                                  (1984), or stripes: `stride`, `offset`, and `step` from one KV head to the next (arXiv:2410.01485)
 #pragma once
@@ -23,8 +29,10 @@ namespace onset {
 struct AttendFacts {
   int32_t layers = 0;
   int32_t query_heads = 0;
+  int32_t kv_heads = 0;
   bool windows = false;       // some layer has a window
   bool patterns = false;      // some layer was given a pattern of blocks at load
+  bool streams = false;       // they are those of streaming heads
   int32_t prompt_tokens = 0;  // of the request at hand: rows from that position on are its answer
 };
 
@@ -43,6 +51,11 @@ class AttendSpec {
   // Rows of a prompt run together in blocks that begin at multiples of this many positions, for its plans look at a whole block; what lies
   // in whole blocks can be found in the prefix cache. 0: rows run as they come.
   virtual int32_t block_rows() const { return 0; }
+  // What an answer's rows see is not what they would see in a prompt: nobody else can use their keys, and a prompt that begins as this
+  // one and its answer is no help to it.
+  virtual bool answers_apart() const { return false; }
+  // Something about it that its user should know; or empty.
+  virtual std::string warning() const { return ""; }
   // Its plans allow for slots that are not positions: it goes with policies that drop rows.
   virtual bool allows_dropped_rows() const = 0;
 

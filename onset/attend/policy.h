@@ -29,6 +29,16 @@ struct AttendContext {
   ThreadPool* pool = nullptr;  // the same; null: there is one thread
 };
 
+// Runs body(index, worker) on the context's pool, or here if it has none.
+template <typename Body>
+void for_each(const AttendContext& context, int64_t count, const Body& body) {
+  if (context.pool != nullptr) {
+    context.pool->for_each(count, body);
+  } else {
+    for (int64_t i = 0; i < count; ++i) body(i, 0);
+  }
+}
+
 // Makes the plan of a layer. One object serves one sequence and may keep state between steps; it is called from the
 // engine's thread only. A plan must not depend on how the sequence was cut into steps.
 class AttendPolicy {

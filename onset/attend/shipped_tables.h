@@ -1,4 +1,4 @@
-// The head tables that are built in: tables/*.json.
+// The head tables that are built in: tables/*.json, and tables/streaming/*.json (streaming_table.h).
 #pragma once
 
 #include <span>
@@ -10,5 +10,6 @@ struct ShippedTable {
   const char* json;
 };
 extern const std::span<const ShippedTable> shipped_tables;
+extern const std::span<const ShippedTable> shipped_streaming_tables;
 
 }  // namespace onset

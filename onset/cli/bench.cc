@@ -13,7 +13,7 @@ using Json = nlohmann::ordered_json;
 
 struct BenchOptions {
   EngineFlags engine;
-  std::vector<int32_t> prompts = {512};
+  std::vector<int32_t> prompts = {512}, contexts;
   int32_t generate = 64;
   int32_t repeat = 3;
   std::string select = "all";
@@ -30,6 +30,12 @@ void declare(CLI::App& command, BenchOptions& options) {
   command.add_option("--generate", options.generate, "single tokens to decode after one; 0: none")
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
+  command
+      .add_option("--behind", options.contexts,
+                  "also decode behind contexts of so many tokens, separated by commas, whose own tokens see their neighbours alone")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1 << 30));
   command.add_option("--repeat", options.repeat, "how often each is measured (one run before that is thrown away)")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
@@ -57,6 +63,10 @@ Json to_json(const BenchOptions& options, const Engine& engine, const Benchmark&
   for (const PrefillSpeed& speed : benchmark.prefill) {
     prefill.push_back({{"tokens", speed.tokens}, {"tokens_per_second", speed.tokens_per_second}});
   }
+  Json behind = Json::array();
+  for (const PrefillSpeed& speed : benchmark.decode_behind) {
+    behind.push_back({{"context", speed.tokens}, {"tokens_per_second", speed.tokens_per_second}});
+  }
   const EngineStatistics statistics = engine.statistics();
   return {{"engine", "onset " ONSET_VERSION},
           {"model", options.engine.model.empty() ? engine.model().file().path().string() : options.engine.model},
@@ -67,6 +77,7 @@ Json to_json(const BenchOptions& options, const Engine& engine, const Benchmark&
           {"select", options.select},
           {"prefill", prefill},
           {"decode", {{"tokens", benchmark.decode.tokens}, {"tokens_per_second", benchmark.decode.tokens_per_second}}},
+          {"decode_behind", behind},
           {"load_seconds", load_seconds},
           {"peak_rss_bytes", peak_memory_bytes()},
           {"packed_weight_bytes", engine.model().packed_bytes()},
@@ -74,17 +85,18 @@ Json to_json(const BenchOptions& options, const Engine& engine, const Benchmark&
           {"pool_bytes", statistics.pages * static_cast<int64_t>(statistics.page_bytes)}};
 }
 
-std::vector<std::string> row_of(const std::string& name, const PrefillSpeed& speed) {
+std::vector<std::string> row_of(const std::string& name, int32_t tokens, const PrefillSpeed& speed) {
   const auto [least, most] = std::minmax_element(speed.tokens_per_second.begin(), speed.tokens_per_second.end());
   const double middle = median(speed.tokens_per_second);
   return {fmt::format("{} {}", name, speed.tokens), fmt::format("{:.1f}", middle), fmt::format("{:.1f}", *least),
-          fmt::format("{:.1f}", *most), fmt::format("{:.2f}", 1e3 * speed.tokens / middle)};
+          fmt::format("{:.1f}", *most), fmt::format("{:.2f}", 1e3 * tokens / middle)};
 }
 
 Status print_table(const Engine& engine, const Benchmark& benchmark, double load_seconds) {
   std::vector<std::vector<std::string>> rows = {{"", "tokens/s", "least", "most", "ms"}};
-  for (const PrefillSpeed& speed : benchmark.prefill) rows.push_back(row_of("prefill", speed));
-  if (!benchmark.decode.tokens_per_second.empty()) rows.push_back(row_of("decode", benchmark.decode));
+  for (const PrefillSpeed& speed : benchmark.prefill) rows.push_back(row_of("prefill", speed.tokens, speed));
+  if (!benchmark.decode.tokens_per_second.empty()) rows.push_back(row_of("decode", benchmark.decode.tokens, benchmark.decode));
+  for (const PrefillSpeed& speed : benchmark.decode_behind) rows.push_back(row_of("decode behind", benchmark.decode.tokens, speed));
   return write_out(fmt::format("{}\n{} threads, {}, {} precision, {} keys and values; loaded in {:.2f} s; {} of memory\n\n{}",
                                engine.model().file().path().string(), engine.threads(), isa_name(engine.model().isa()),
                                precision_name(engine.model().precision()), kv_type_name(engine.kv_type()), load_seconds,
@@ -95,6 +107,7 @@ Status run(const BenchOptions& options) {
   const auto began = std::chrono::steady_clock::now();
   int32_t longest = options.generate + 1;
   for (const int32_t prompt : options.prompts) longest = std::max(longest, prompt);
+  for (const int32_t context : options.contexts) longest = std::max(longest, context + options.generate + 2);
   ONSET_ASSIGN(const auto select, select_of(options.select));
   ONSET_ASSIGN(const auto engine, load_engine(options.engine, longest));
   ONSET_TRY(first_token_seconds(*engine).status());
@@ -103,6 +116,7 @@ Status run(const BenchOptions& options) {
   {
     ProgressBar bar("measuring");
     ONSET_ASSIGN(benchmark, run_benchmark(*engine, {.prompts = options.prompts,
+                                                    .contexts = options.contexts,
                                                     .generate = options.generate,
                                                     .repeat = options.repeat,
                                                     .select = select,

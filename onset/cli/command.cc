@@ -47,11 +47,14 @@ void add_long_flags(CLI::App& command, EngineFlags& flags) {
   const std::string group = "Long texts";
   command
       .add_option("--attend", flags.attend,
-                  "whom queries see: dense, window:SIZE[:SINK], minference[:TABLE][:NAME=NUMBER]..., or "
-                  "longgen:FULL[:sink=TOKENS][:window=TOKENS][:stride=TOKENS]... "
+                  "whom queries see: dense, window:SIZE[:SINK], minference[:TABLE][:NAME=NUMBER]..., "
+                  "lserve[:TABLE][:NAME=NUMBER]..., or longgen:FULL[:sink=TOKENS][:window=TOKENS][:stride=TOKENS]... "
                   "(docs/methods.md)")
       ->group(group);
-  command.add_option("--layers", flags.layers, "longgen:FULL...: as --attend, and the other layers keep only the keys that they see")
+  command
+      .add_option("--layers", flags.layers,
+                  "longgen:FULL... or lserve[:TABLE][:sparsity=SHARE][:sink=TOKENS][:local=TOKENS]: as --attend, and layers or KV heads "
+                  "that see less keep only the keys that they see")
       ->group(group);
   command
       .add_option("--rope-scaling", flags.rope_scaling,
@@ -66,9 +69,10 @@ void add_engine_flags(CLI::App& command, EngineFlags& flags) {
       ->check(CLI::IsMember({"fast", "bf16", "reference"}))
       ->capture_default_str();
   command
-      .add_option("--kv", flags.kv,
-                  "how keys and values are kept: f32, f16, bf16 or int8 (default: int8 in fast, bf16 in bf16, f32 in reference precision)")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}));
+      .add_option(
+          "--kv", flags.kv,
+          "how keys and values are kept: f32, f16, bf16, int8 or int4 (default: int8 in fast, bf16 in bf16, f32 in reference precision)")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}));
   command
       .add_option("--schedule", flags.schedule,
                   "who runs when requests compete: " + fmt::format("{}", fmt::join(schedule_policy_names(), ", ")))
@@ -114,7 +118,7 @@ Precision precision_of(const std::string& name) {
 }
 
 std::optional<KvType> kv_type_of(const std::string& name) {
-  for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16, KvType::int8}) {
+  for (const KvType type : all_kv_types) {
     if (name == kv_type_name(type)) return type;
   }
   return {};
@@ -145,6 +149,7 @@ Result<std::unique_ptr<Engine>> load_engine(const EngineFlags& flags, int64_t po
   if (also) ONSET_TRY(also(options));
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
+  if (engine->attend_spec() != nullptr && !engine->attend_spec()->warning().empty()) note(engine->attend_spec()->warning());
   return engine;
 }
 

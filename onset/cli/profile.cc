@@ -1,4 +1,4 @@
-// onset profile: where the time of one prefill goes.
+// onset profile: where the time of one prefill goes, or that of an answer.
 #include "onset/engine/profile.h"
 
 #include <random>
@@ -16,6 +16,7 @@ struct ProfileOptions {
   EngineFlags engine;
   TextSource text;
   int32_t prompt = 512;
+  int32_t behind = 0, generate = 64;
   std::string trace;
   bool json = false;
 };
@@ -26,10 +27,21 @@ void declare(CLI::App& command, ProfileOptions& options) {
       ->check(CLI::Range(1, 1 << 30))
       ->capture_default_str()
       ->excludes(file);
+  auto* behind = command
+                     .add_option("--behind", options.behind,
+                                 "an answer instead, behind a context of so many random tokens, which see their neighbours alone")
+                     ->check(CLI::Range(1, 1 << 30))
+                     ->excludes(file);
+  command.add_option("--generate", options.generate, "with --behind: tokens of the answer")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str()
+      ->needs(behind);
   command.add_option("-o,--trace", options.trace, "also write the time line for chrome://tracing or Perfetto to this file");
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
-  set_examples(command, "  onset profile --prompt 2048\n  onset profile --file prompt.txt --trace prefill.json");
+  set_examples(command,
+               "  onset profile --prompt 2048\n  onset profile --file prompt.txt --trace prefill.json\n"
+               "  onset profile --behind 4096 --generate 64 --attend lserve");
 }
 
 Result<std::vector<int32_t>> tokens_of(const Engine& engine, const ProfileOptions& options) {
@@ -62,9 +74,15 @@ Status print_table(const Profile& profile) {
 }
 
 Status run(const ProfileOptions& options) {
-  ONSET_ASSIGN(const auto engine, load_engine(options.engine, options.text.file.empty() ? options.prompt : 0));
-  ONSET_ASSIGN(const std::vector<int32_t> tokens, tokens_of(*engine, options));
-  ONSET_ASSIGN(const Profile profile, profile_prefill(*engine, tokens));
+  const int32_t random = options.behind > 0 ? options.behind + options.generate + 2 : options.prompt;
+  ONSET_ASSIGN(const auto engine, load_engine(options.engine, options.text.file.empty() ? random : 0));
+  Profile profile;
+  if (options.behind > 0) {
+    ONSET_ASSIGN(profile, profile_decode(*engine, options.behind, options.generate));
+  } else {
+    ONSET_ASSIGN(const std::vector<int32_t> tokens, tokens_of(*engine, options));
+    ONSET_ASSIGN(profile, profile_prefill(*engine, tokens));
+  }
   if (!options.trace.empty()) {
     ONSET_ASSIGN(AtomicFile file, AtomicFile::create(options.trace));
     ONSET_TRY(file.write(chrome_trace(profile)));
@@ -81,7 +99,7 @@ Status run(const ProfileOptions& options) {
 }  // namespace
 
 void add_profile(CLI::App& app, Action& action) {
-  add_command<ProfileOptions>(app, action, "profile", "one prefill as a time line", declare, run);
+  add_command<ProfileOptions>(app, action, "profile", "one prefill, or an answer, as a time line", declare, run);
 }
 
 }  // namespace onset::cli

@@ -1,4 +1,5 @@
-// onset search-heads: each attention head's way of looking at long prompts, as a table for --attend minference:TABLE.
+// onset search-heads: each attention head's way of looking at long prompts, as a table for --attend minference:TABLE; or how much each KV
+// head needs to see more than the beginning and its neighbours, for --attend lserve:TABLE.
 #include <map>
 #include <random>
 
@@ -6,6 +7,7 @@
 #include "onset/base/mapped_file.h"
 #include "onset/cli/commands.h"
 #include "onset/cli/output.h"
+#include "onset/engine/streaming_search.h"
 
 namespace onset::cli {
 namespace {
@@ -18,7 +20,8 @@ struct SearchOptions {
   std::string output;
   int32_t length = 8192;
   uint64_t seed = 1;
-  bool even = false, slash_alone = false;
+  bool even = false, slash_alone = false, streaming = false;
+  StreamingSearchOptions streams;
   bool json = false;
 };
 
@@ -33,11 +36,24 @@ void declare(CLI::App& command, SearchOptions& options) {
   command.add_flag("--slash-alone", options.slash_alone,
                    "only columns and diagonals, which follow texts that are unlike those of the search (the built-in tables are made so)");
   command.add_flag("--even", options.even, "give every head the same cost, as the paper does; else heads that gain more by it get more");
+  auto* streaming = command.add_flag("--streaming", options.streaming,
+                                     "a table for --attend lserve:TABLE instead: how far the model's answers move when a KV head sees the "
+                                     "first and the last tokens alone, in the texts, in which passkeys are hidden");
+  command.add_option("--sink", options.streams.sink, "with --streaming: the first tokens")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str()
+      ->needs(streaming);
+  command.add_option("--local", options.streams.local, "with --streaming: the last tokens")
+      ->check(CLI::Range(page_tokens, 1 << 20))
+      ->capture_default_str()
+      ->needs(streaming);
   command.add_flag("--json", options.json, "print one JSON object");
   add_engine_flags(command, options.engine);
   set_examples(command,
                "  onset search-heads -o table.json\n"
-               "  onset run --attend minference:table.json --file report.txt");
+               "  onset run --attend minference:table.json --file report.txt\n"
+               "  onset search-heads --streaming --length 4096 --file essays.txt -o streaming.json\n"
+               "  onset run --attend lserve:streaming.json --file report.txt");
 }
 
 std::string random_name(std::mt19937_64& random) {
@@ -143,8 +159,47 @@ Result<PatternFindings> search(Engine& engine, const std::vector<int32_t>& token
   return findings;
 }
 
+Status write_table(const std::string& path, const std::string& text) {
+  ONSET_ASSIGN(AtomicFile file, AtomicFile::create(path));
+  ONSET_TRY(file.write(text));
+  return file.commit();
+}
+
+// Distances are those of all texts together.
+Status run_streaming(const SearchOptions& options, Engine& engine) {
+  if (options.files.empty()) return error(Code::invalid_argument, "--streaming: expected --file, a text in which passkeys are hidden");
+  for (const int32_t tokens : {options.streams.sink, options.streams.local}) {
+    if (tokens % page_tokens == 0) continue;
+    return error(Code::invalid_argument, "--sink and --local: {} is no multiple of the page of {} tokens", tokens, page_tokens);
+  }
+  std::vector<std::vector<double>> sum;
+  ProgressBar bar("searching");
+  for (size_t i = 0; i < options.files.size(); ++i) {
+    ONSET_ASSIGN(const std::string text, read_file(options.files[i]));
+    ONSET_ASSIGN(const PasskeyText passkeys, passkey_text(engine, text, options.files[i], options.length, options.seed + i));
+    StreamingSearchOptions searched = options.streams;
+    searched.progress = [&](double share) { bar.update((static_cast<double>(i) + share) / static_cast<double>(options.files.size())); };
+    ONSET_ASSIGN(const std::vector<std::vector<double>> distances, streaming_distances(engine, passkeys, searched));
+    if (sum.empty()) {
+      sum = distances;
+      continue;
+    }
+    for (size_t layer = 0; layer < sum.size(); ++layer) {
+      for (size_t head = 0; head < sum[layer].size(); ++head) sum[layer][head] += distances[layer][head];
+    }
+  }
+  StreamingTable table = streaming_table(sum);
+  table.model = engine.model().file().path().stem().string();
+  ONSET_TRY(write_table(options.output, streaming_table_json(table)));
+  if (options.json) return write_json({{"model", table.model}, {"length", options.length}, {"distances", sum}});
+  size_t heads = 0;
+  for (const auto& layer : sum) heads += layer.size();
+  return write_out(fmt::format("{}: {} KV heads\n", options.output, heads));
+}
+
 Status run(const SearchOptions& options) {
   ONSET_ASSIGN(const auto engine, load_engine(options.engine, options.length + page_tokens));
+  if (options.streaming) return run_streaming(options, *engine);
   ONSET_ASSIGN(const std::vector<std::vector<int32_t>> prompts, prompts_of(options, *engine));
   PatternSearchOptions searched;
   searched.length = options.length;
@@ -162,9 +217,7 @@ Status run(const SearchOptions& options) {
   }
   HeadTable table = best_table(findings, searched, options.even);
   table.model = engine->model().file().path().stem().string();
-  ONSET_ASSIGN(AtomicFile file, AtomicFile::create(options.output));
-  ONSET_TRY(file.write(head_table_json(table)));
-  ONSET_TRY(file.commit());
+  ONSET_TRY(write_table(options.output, head_table_json(table)));
   const std::map<std::string, int> shapes = shapes_of(table);
   if (options.json) {
     return write_json({{"model", table.model}, {"length", options.length}, {"heads", shapes}, {"trials", to_json(findings)}});
@@ -178,8 +231,8 @@ Status run(const SearchOptions& options) {
 }  // namespace
 
 void add_search_heads(CLI::App& app, Action& action) {
-  add_command<SearchOptions>(app, action, "search-heads", "how each attention head looks at long prompts, for --attend minference:TABLE",
-                             declare, run);
+  add_command<SearchOptions>(app, action, "search-heads",
+                             "how each attention head looks at long prompts, for --attend minference:TABLE or lserve:TABLE", declare, run);
 }
 
 }  // namespace onset::cli

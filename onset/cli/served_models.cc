@@ -33,8 +33,8 @@ void add_served_models(CLI::App& command, ServedModels& flags) {
       ->check(CLI::IsMember({"fast", "bf16", "reference"}))
       ->capture_default_str()
       ->group(group);
-  command.add_option("--kv", flags.engine.kv, "how keys and values are kept: f32, f16, bf16 or int8")
-      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8"}))
+  command.add_option("--kv", flags.engine.kv, "how keys and values are kept: f32, f16, bf16, int8 or int4")
+      ->check(CLI::IsMember({"f32", "f16", "bf16", "int8", "int4"}))
       ->group(group);
   command
       .add_option("--schedule", flags.engine.schedule,
@@ -118,6 +118,7 @@ Result<std::unique_ptr<serve::ModelHost>> load_served_model(const ServedModels& 
   ONSET_TRY(use_chunk_stores(flags.stores, options));
   ONSET_ASSIGN(auto engine, Engine::create(std::move(options)));
   if (!engine->model().cache_warning().empty()) note(engine->model().cache_warning());
+  if (engine->attend_spec() != nullptr && !engine->attend_spec()->warning().empty()) note(engine->attend_spec()->warning());
   ONSET_ASSIGN(auto host, serve::ModelHost::create(model.name, std::move(engine), std::move(deliver), metrics.model(model.name)));
   ONSET_TRY(host->use_select(std::move(select)).within(fmt::format("--select {}", flags.select)));
   return host;

@@ -50,10 +50,9 @@ void run_block(Worker& worker, const AttentionPattern& pattern, const PlanBlock&
   AttentionBlock& block = worker.scratch.block;
   const AttentionCall& call = worker.call;
   if (task.split >= 0) {
-    for (int32_t segment = task.segment_begin; segment < task.segment_end; ++segment) {
-      if (worker.compute_segment(plan, segment, true)) {
-        store_partials(worker, tasks, tasks.splits[static_cast<size_t>(task.split)], segment);
-      }
+    const AttentionTasks::Split& split = tasks.splits[static_cast<size_t>(task.split)];
+    for (int32_t i = task.segment_begin; i < task.segment_end; ++i) {
+      if (worker.compute_segment(plan, split.segments[static_cast<size_t>(i)], true)) store_partials(worker, tasks, split, i);
     }
     return;
   }
@@ -135,13 +134,30 @@ double visited_slots(const AttentionCall& call, const AttentionPattern& pattern,
   return static_cast<double>(slots);
 }
 
-double cost_of(const AttentionCall& call, const AttentionTask& task) {
+// The segments that rows of a KV head's group visit, ascending.
+std::vector<int32_t> visited_segments(const AttentionCall& call, int32_t kv_head, int32_t row_begin, int32_t row_end) {
+  std::vector<bool> visited(static_cast<size_t>(segments_of(call.keys)), false);
+  for_each_pattern(call, kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>&) {
+    for_each_plan_block(pattern, row_begin, row_end, [&](const PlanBlock& plan, int32_t, int32_t) {
+      for (const KeyRange& range : plan.ranges) {
+        for (int32_t i = range.begin / attention_segment_slots; i * attention_segment_slots < range.end; ++i) visited[i] = true;
+      }
+      for (const int32_t column : plan.columns) visited[column / attention_segment_slots] = true;
+    });
+  });
+  std::vector<int32_t> segments;
+  for (size_t i = 0; i < visited.size(); ++i) {
+    if (visited[i]) segments.push_back(static_cast<int32_t>(i));
+  }
+  return segments;
+}
+
+double cost_of(const AttentionCall& call, const AttentionTask& task, int32_t first_slot, int32_t last_slot) {
   double slots = 0;
   for_each_pattern(call, task.kv_head, [&](const AttentionPattern& pattern, const std::vector<int32_t>& heads) {
     for_each_plan_block(pattern, task.row_begin, task.row_end, [&](const PlanBlock& plan, int32_t begin, int32_t end) {
       slots += static_cast<double>(heads.size()) * (end - begin) *
-               visited_slots(call, pattern, plan, begin + (end - begin) / 2, task.segment_begin * attention_segment_slots,
-                             std::min(task.segment_end * attention_segment_slots, call.keys.length));
+               visited_slots(call, pattern, plan, begin + (end - begin) / 2, first_slot, std::min(last_slot, call.keys.length));
     });
   });
   return 2 * slots * call.keys.head_size;
@@ -150,6 +166,8 @@ double cost_of(const AttentionCall& call, const AttentionTask& task) {
 // Rows in a task: whole blocks of lanes if there is work enough for every thread.
 constexpr int32_t most_task_rows = 64, fewest_task_rows = 16;
 constexpr int tasks_for_each_thread = 4;
+// Parts of a row's keys are no smaller: packing its queries again, and merging, should cost little beside.
+constexpr double fewest_part_slots = 512;
 
 }  // namespace
 
@@ -175,21 +193,28 @@ AttentionTasks attention_tasks(const std::vector<AttentionCall>& calls, int thre
                            .row_end = std::min(row + rows, call.rows),
                            .segment_begin = 0,
                            .segment_end = segments};
-        if (!split_keys || segments < 2) {
-          task.cost = cost_of(call, task);
+        std::vector<int32_t> visited;
+        if (split_keys && segments > 1) visited = visited_segments(call, head, row, task.row_end);
+        const double all = cost_of(call, task, 0, call.keys.length);
+        const double part = std::max(all / static_cast<double>(wanted), 2 * fewest_part_slots * group_of(call) * call.keys.head_size);
+        if (visited.size() < 2 || all <= part) {
+          task.cost = all;
           result.tasks.push_back(task);
           continue;
         }
         task.split = static_cast<int32_t>(result.splits.size());
-        result.splits.push_back({task.call, head, row, task.row_end, result.partials.size()});
-        const size_t lines = static_cast<size_t>(segments) * static_cast<size_t>(task.row_end - row) * static_cast<size_t>(group_of(call));
-        result.partials.resize(result.partials.size() + lines * partial_floats(call.keys));
-        for (int32_t segment = 0; segment < segments; ++segment) {
-          task.segment_begin = segment;
-          task.segment_end = segment + 1;
-          task.cost = cost_of(call, task);
+        const size_t lines = visited.size() * static_cast<size_t>(task.row_end - row) * static_cast<size_t>(group_of(call));
+        task.segment_end = 0;
+        for (const int32_t segment : visited) {
+          ++task.segment_end;
+          task.cost += cost_of(call, task, segment * attention_segment_slots, (segment + 1) * attention_segment_slots);
+          if (task.cost < part && static_cast<size_t>(task.segment_end) < visited.size()) continue;
           result.tasks.push_back(task);
+          task.segment_begin = task.segment_end;
+          task.cost = 0;
         }
+        result.splits.push_back({task.call, head, row, task.row_end, result.partials.size(), std::move(visited)});
+        result.partials.resize(result.partials.size() + lines * partial_floats(call.keys));
       }
     }
   }
@@ -239,7 +264,7 @@ void run_attention(Isa isa, const std::vector<AttentionCall>& calls, AttentionTa
 void finish_attention(const std::vector<AttentionCall>& calls, AttentionTasks& tasks) {
   for (const AttentionTasks::Split& split : tasks.splits) {
     const AttentionCall& call = calls[static_cast<size_t>(split.call)];
-    const int32_t group = group_of(call), segments = segments_of(call.keys), size = call.keys.head_size;
+    const int32_t group = group_of(call), segments = static_cast<int32_t>(split.segments.size()), size = call.keys.head_size;
     const float one = weight_one(kernels_for(tasks.isa), call.keys.type);
     for (int32_t row = split.row_begin; row < split.row_end; ++row) {
       for (int32_t head = split.kv_head * group; head < (split.kv_head + 1) * group; ++head) {

@@ -15,6 +15,7 @@
 //              bf16; elsewhere as f32
 //   int8       exact integer products: queries rounded to 8 bits with a scale for each row and head, weights
 //              to 8 bits with a scale for each row, head and tile; the same bits with every instruction set
+//   int4       as int8
 #pragma once
 
 #include <cstdint>
@@ -46,7 +47,7 @@ struct AttentionTask {
   int32_t call = 0;  // index into the calls
   int32_t kv_head = 0;
   int32_t row_begin = 0, row_end = 0;
-  int32_t segment_begin = 0, segment_end = 0;  // which key segments (see attention_tasks)
+  int32_t segment_begin = 0, segment_end = 0;  // which key segments; of a split, its `segments` number begin..end-1
   int32_t split = -1;                          // index into AttentionTasks::splits if the task covers only some segments; -1: whole
   double cost = 0;                             // products, for ordering
 };
@@ -54,13 +55,14 @@ struct AttentionTask {
 inline constexpr int32_t attention_segment_slots = 1024;
 
 // Splits calls into tasks of similar size, largest first: by KV head, by blocks of query rows, and (where
-// rows are few and keys are many, as in decode) by key segments, whose partial results finish_attention()
-// merges.
+// rows are few and keys are many, as in decode) by the key segments that are visited, whose partial results
+// finish_attention() merges.
 struct AttentionTasks {
   // Rows of one KV head whose segments several tasks compute.
   struct Split {
     int32_t call = 0, kv_head = 0, row_begin = 0, row_end = 0;
-    size_t partials = 0;  // where its partial results begin
+    size_t partials = 0;            // where its partial results begin
+    std::vector<int32_t> segments;  // those that are visited, ascending
   };
   std::vector<AttentionTask> tasks;
   std::vector<Split> splits;

@@ -30,6 +30,17 @@ void copy_numbers(const HeadLayout& layout, const std::byte* source, size_t from
   for (size_t d = 0; d < padded; ++d) std::memcpy(target_values + d * word * number, source_values + d * word * number, number);
 }
 
+// The same for int4, whose numbers lie in nibbles.
+void copy_nibbles(const HeadLayout& layout, const std::byte* source, size_t from, std::byte* target, size_t to) {
+  const auto padded = static_cast<size_t>(layout.padded), half = padded / 2;
+  for (size_t at = layout.keys; at < layout.values; at += 4 * page_tokens) std::memcpy(target + at + 4 * to, source + at + 4 * from, 4);
+  const std::byte* source_values = source + layout.values + from / 4 * half * 4 + from % 4;
+  std::byte* target_values = target + layout.values + to / 4 * half * 4 + to % 4;
+  for (size_t d = 0; d < half; ++d) target_values[4 * d] = source_values[4 * d];
+  target[layout.key_zeros + to] = source[layout.key_zeros + from];
+  target[layout.value_zeros + to] = source[layout.value_zeros + from];
+}
+
 void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, int from, std::byte* target, int to) {
   const auto source_slot = static_cast<size_t>(from), target_slot = static_cast<size_t>(to);
   switch (type) {
@@ -41,6 +52,9 @@ void copy_slot(KvType type, const HeadLayout& layout, const std::byte* source, i
       return copy_numbers<2, 2>(layout, source, source_slot, target, target_slot);
     case KvType::int8:
       copy_numbers<1, 4>(layout, source, source_slot, target, target_slot);
+      break;
+    case KvType::int4:
+      copy_nibbles(layout, source, source_slot, target, target_slot);
   }
   for (const size_t scales : {layout.key_scales, layout.value_log2, layout.value_inverse}) {
     std::memcpy(target + scales + target_slot * sizeof(float), source + scales + source_slot * sizeof(float), sizeof(float));
@@ -143,6 +157,7 @@ Scratch cut_scratch(KvType type, int32_t head_size, Pieces& pieces) {
   block.weights = pieces.take<uint32_t>(tile_slots * block_lanes);
   block.key_tile = pieces.take<uint32_t>(padded * tile_slots);
   block.value_tile = pieces.take<uint32_t>(padded * tile_slots);
+  if (type == KvType::int4) block.byte_tile = pieces.take<uint32_t>(padded * tile_slots / 2);
   block.value_inverse_tile = pieces.take<float>(tile_slots);
   block.row_output = pieces.take<float>(padded * block_lanes);
   block.maximum = pieces.take<float>(block_lanes);
@@ -213,6 +228,8 @@ Worker::Worker(const AttentionKernels& kernels_in, const AttentionCall& call_in,
   block.key_scales = layout.key_scales;
   block.value_log2 = layout.value_log2;
   block.value_inverse = layout.value_inverse;
+  block.key_zeros = layout.key_zeros;
+  block.value_zeros = layout.value_zeros;
   block.rotate_keys = rotates_keys(keys.type);
   block.rotate_values = rotates_values(keys.type);
   block.hadamard_block = hadamard_block(keys.head_size);

@@ -20,7 +20,7 @@ inline constexpr int32_t segment_tiles = attention_segment_slots / tile_slots;
 inline constexpr int gather_below = 16;
 inline constexpr int32_t gathered_tiles = segment_tiles * gather_below / tile_slots;
 static_assert(tile_slots == page_tokens);
-static_assert(static_cast<int>(PageNumbers::int8) == static_cast<int>(KvType::int8));
+static_assert(static_cast<int>(PageNumbers::int4) == static_cast<int>(KvType::int4));
 
 // The kernels of an instruction set that this CPU supports.
 const AttentionKernels& kernels_for(Isa isa);
@@ -35,7 +35,7 @@ inline int32_t group_of(const AttentionCall& call) {
 
 // What a probability of one is as the kernel weighs it.
 inline float weight_one(const AttentionKernels& kernels, KvType type) {
-  return type == KvType::int8 ? kernels.weight_one : 1.0f;
+  return is_integer(type) ? kernels.weight_one : 1.0f;
 }
 
 // Hands out 64-byte aligned pieces of a buffer; with no buffer, only counts.

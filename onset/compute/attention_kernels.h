@@ -29,7 +29,7 @@ inline constexpr int tile_slots = 64;
 inline constexpr int sum_lanes = 16;
 
 // The order of KvType.
-enum class PageNumbers : uint8_t { f32, f16, bf16, int8 };
+enum class PageNumbers : uint8_t { f32, f16, bf16, int8, int4 };
 
 // 64 slots of one KV head.
 struct AttentionTile {
@@ -45,6 +45,7 @@ struct AttentionBlock {
   PageNumbers numbers = PageNumbers::f32;
   int32_t head_size = 0, padded = 0;                                               // padded: to a multiple of 4
   size_t keys = 0, values = 0, key_scales = 0, value_log2 = 0, value_inverse = 0;  // offsets in a head
+  size_t key_zeros = 0, value_zeros = 0;
   size_t head_bytes = 0;
   bool rotate_keys = false, rotate_values = false;
   int32_t hadamard_block = 1;
@@ -68,6 +69,7 @@ struct AttentionBlock {
   uint32_t* weights = nullptr;      // [word][lane]
   uint32_t* key_tile = nullptr;     // a tile in another format than its page's
   uint32_t* value_tile = nullptr;
+  uint32_t* byte_tile = nullptr;        // keys or values of an int4 page as bytes
   float* value_inverse_tile = nullptr;  // [tile_slots]
   float* row_output = nullptr;          // [lane][padded to 16], for `few`
 

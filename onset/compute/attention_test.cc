@@ -42,8 +42,6 @@ std::vector<Isa> supported_isas() {
   return isas;
 }
 
-constexpr KvType all_types[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
-
 // Largest error against the reference computed from what the pages hold, relative to the largest value.
 float tolerance(KvType type) {
   switch (type) {
@@ -53,6 +51,7 @@ float tolerance(KvType type) {
     case KvType::bf16:
       return 2e-2f;  // queries and probabilities rounded to bf16
     case KvType::int8:
+    case KvType::int4:
       return 6e-2f;  // queries and probabilities rounded to 8 bits
   }
   return 0;
@@ -236,7 +235,7 @@ Case random_case(Random& random, KvType type, int largest_length) {
 }
 
 TEST(Attention, RandomCallsEqualTheReference) {
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     Random random(static_cast<unsigned>(type) * 10 + 1);
     for (int i = 0; i < 80; ++i) {
       Case c = random_case(random, type, i % 8 == 0 ? 2600 : 300);
@@ -248,7 +247,7 @@ TEST(Attention, RandomCallsEqualTheReference) {
 
 TEST(Attention, DenseWindowAndSinkEqualTheReference) {
   Random random(2);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const int size : {64, 128, 256}) {
       for (const int32_t window : {0, 50, 300}) {
         Case c = make_case(random, type, 1, 3, size, 400, 90);
@@ -285,7 +284,7 @@ AttentionCall part(const AttentionCall& whole, AttentionPlan& plan, int32_t begi
 
 TEST(Attention, AnySplitOfRowsGivesEqualBits) {
   Random random(3);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       for (int i = 0; i < 10; ++i) {
         Case c =
@@ -312,7 +311,7 @@ TEST(Attention, AnySplitOfRowsGivesEqualBits) {
 // As in chunked prefill: a row's call knows only the slots up to the end of its chunk.
 TEST(Attention, ChunkedPrefillGivesEqualBits) {
   Random random(4);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       for (const int32_t window : {0, 100}) {
         for (const int32_t chunk : {1, 7, 64}) {
@@ -339,7 +338,7 @@ TEST(Attention, ChunkedPrefillGivesEqualBits) {
 // Many threads make decode split its keys; one thread does not.
 TEST(Attention, ThreadsAndKeySegmentsGiveEqualBits) {
   Random random(5);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       for (const int32_t rows : {1, 3, 20}) {
         Case c = make_case(random, type, 1, 3, 64, 3000, rows);
@@ -358,7 +357,7 @@ TEST(Attention, ThreadsAndKeySegmentsGiveEqualBits) {
 // A plan written with other ranges and columns that shows the same keys gives the same bits.
 TEST(Attention, EqualVisibleKeysGiveEqualBits) {
   Random random(6);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       Case c = make_case(random, type, 2, 2, 32, 500, 70);
       run(isa, {c.call()});
@@ -390,12 +389,12 @@ TEST(Attention, EqualVisibleKeysGiveEqualBits) {
 // products differ.)
 TEST(Attention, InstructionSetsGiveEqualBits) {
   Random random(13);
-  for (const KvType type : {KvType::f32, KvType::f16, KvType::int8}) {
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::int8, KvType::int4}) {
     for (int i = 0; i < 12; ++i) {
       Case c = random_case(random, type, 300);
       const std::vector<Isa> isas = supported_isas();
       if (isas.size() == 1) GTEST_SKIP() << "only one instruction set here";
-      const Isa first = type == KvType::int8 ? Isa::generic : Isa::avx2;
+      const Isa first = is_integer(type) ? Isa::generic : Isa::avx2;
       run(first, {c.call()});
       const std::vector<float> output = c.output, log_sum_exp = c.log_sum_exp;
       for (const Isa isa : isas) {
@@ -410,7 +409,7 @@ TEST(Attention, InstructionSetsGiveEqualBits) {
 
 TEST(Attention, RowsThatSeeNothingAreZero) {
   Random random(7);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     Case c = make_case(random, type, 1, 2, 16, 100, 10);
     for (int32_t& position : c.positions) position = -1;
     expect_near_reference(c, "nothing visible");
@@ -427,7 +426,7 @@ TEST(Attention, RowsThatSeeNothingAreZero) {
 // Scores far apart and far from zero.
 TEST(Attention, ExtremeScoresStayFinite) {
   Random random(8);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       Case c = make_case(random, type, 1, 2, 16, 300, 20);
       for (size_t i = 0; i < c.queries.size(); ++i) c.queries[i] *= i % 5 == 0 ? 1000.0f : 0.0f;
@@ -443,7 +442,7 @@ TEST(Attention, ExtremeScoresStayFinite) {
 
 TEST(Attention, TwoPlansOverDisjointKeysMergeToOne) {
   Random random(9);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       Case c = make_case(random, type, 2, 3, 64, 700, 50);
       run(isa, {c.call()});
@@ -490,7 +489,7 @@ TEST(Attention, MergingIsTheDefinition) {
 
 TEST(Attention, SoftmaxSumsEqualTheReference) {
   Random random(11);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const Isa isa : supported_isas()) {
       for (int i = 0; i < 8; ++i) {
         Case c = random_case(random, type, i % 5 == 0 ? 1500 : 300);

@@ -27,6 +27,7 @@ size_t value_bytes(KvType type) {
     case KvType::bf16:
       return 2;
     case KvType::int8:
+    case KvType::int4:
       return 1;
   }
   return 4;
@@ -41,6 +42,7 @@ int word_values(KvType type) {
     case KvType::bf16:
       return 2;
     case KvType::int8:
+    case KvType::int4:
       return 4;
   }
   return 1;
@@ -73,6 +75,7 @@ void store(KvType type, std::byte* part, size_t index, float value) {
       break;
     }
     case KvType::int8:
+    case KvType::int4:
       break;
   }
 }
@@ -91,6 +94,7 @@ float load(KvType type, const std::byte* part, size_t index) {
       std::memcpy(&half, part + index * 2, 2);
       return bf16_to_f32(half);
     case KvType::int8:
+    case KvType::int4:
       break;
   }
   return value;
@@ -114,7 +118,7 @@ const PageFormatKernels& kernels_for(Isa isa) {
   return page_format_generic;
 }
 
-// One head's numbers and bytes on the way into a page, with room as quantize() wants it.
+// Room for a head's numbers and its bytes, up to the next multiple of 64.
 class HeadRoom {
  public:
   explicit HeadRoom(int head_size) {
@@ -124,8 +128,8 @@ class HeadRoom {
     numbers = many_numbers_.data();
     bytes = many_bytes_.data();
   }
-  float* numbers = numbers_;
-  uint8_t* bytes = bytes_;
+  HeadRoom(const HeadRoom&) = delete;
+  HeadRoom& operator=(const HeadRoom&) = delete;
 
  private:
   static constexpr int usual_size = 256;
@@ -133,7 +137,18 @@ class HeadRoom {
   alignas(64) uint8_t bytes_[usual_size];
   std::vector<float> many_numbers_;
   std::vector<uint8_t> many_bytes_;
+
+ public:
+  float* numbers = numbers_;
+  uint8_t* bytes = bytes_;
 };
+
+void write_value_scale(const HeadLayout& layout, std::byte* head, int slot, float scale) {
+  const size_t at = static_cast<size_t>(slot) * sizeof(float);
+  const float log2_scale = std::log2(scale), inverse = 1.0f / scale;
+  std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
+  std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
+}
 
 // Rounds the room's numbers, which are rotated first where `block` is not 1, and stores them as the slot's key.
 void put_int8_key(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, int block, std::byte* head, int slot,
@@ -150,10 +165,7 @@ void put_int8_value(const PageFormatKernels& kernels, const HeadLayout& layout, 
   const float scale = kernels.quantize(room.numbers, head_size, block, 0, room.bytes);
   std::byte* bytes = head + layout.values + value_index(layout, slot, 0);
   for (int d = 0; d < layout.padded; ++d) bytes[static_cast<size_t>(d) * 4] = static_cast<std::byte>(room.bytes[d]);
-  const float log2_scale = std::log2(scale), inverse = 1.0f / scale;
-  const size_t at = static_cast<size_t>(slot) * sizeof(float);
-  std::memcpy(head + layout.value_log2 + at, &log2_scale, sizeof log2_scale);
-  std::memcpy(head + layout.value_inverse + at, &inverse, sizeof inverse);
+  write_value_scale(layout, head, slot, scale);
 }
 
 void write_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
@@ -180,6 +192,80 @@ void take_int8_value(const HeadLayout& layout, int head_size, const std::byte* h
     value[d] = static_cast<float>(static_cast<int8_t>(head[layout.values + value_index(layout, slot, d)])) / inverse;
 }
 
+// Where number d of a slot lies among the nibbles of an int4 head: the byte, from the head's beginning, and whether it is the upper half.
+struct Nibble {
+  size_t byte;
+  bool upper;
+};
+Nibble key_nibble(const HeadLayout& layout, int slot, int d) {
+  const int word = d / 4;
+  return {layout.keys + (static_cast<size_t>(word / 2) * page_tokens + static_cast<size_t>(slot)) * 4 + static_cast<size_t>(d % 4),
+          word % 2 != 0};
+}
+Nibble value_nibble(const HeadLayout& layout, int slot, int d) {
+  const int half = layout.padded / 2;
+  return {layout.values + (static_cast<size_t>(slot / 4) * static_cast<size_t>(half) + static_cast<size_t>(d % half)) * 4 +
+              static_cast<size_t>(slot % 4),
+          d >= half};
+}
+int read_nibble(const std::byte* head, Nibble nibble) {
+  const auto byte = static_cast<int>(head[nibble.byte]);
+  return nibble.upper ? byte >> 4 : byte & 15;
+}
+// Lower halves are written before upper ones.
+void write_nibble(std::byte* head, Nibble nibble, uint8_t value) {
+  head[nibble.byte] = nibble.upper ? head[nibble.byte] | static_cast<std::byte>(value << 4) : static_cast<std::byte>(value);
+}
+
+void write_int4_key(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot,
+                    const float* key) {
+  HeadRoom room(head_size);
+  std::memcpy(room.numbers, key, static_cast<size_t>(head_size) * sizeof(float));
+  uint8_t zero = 0;
+  const float scale = kernels.quantize_nibbles(room.numbers, head_size, hadamard_block(head_size), &zero, room.bytes);
+  for (int d = 0; d < layout.padded; ++d) write_nibble(head, key_nibble(layout, slot, d), room.bytes[d]);
+  std::memcpy(head + layout.key_scales + static_cast<size_t>(slot) * sizeof(float), &scale, sizeof scale);
+  head[layout.key_zeros + static_cast<size_t>(slot)] = static_cast<std::byte>(zero);
+}
+
+void write_int4(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, const float* key,
+                const float* value) {
+  write_int4_key(kernels, layout, head_size, head, slot, key);
+  HeadRoom room(head_size);
+  std::memcpy(room.numbers, value, static_cast<size_t>(head_size) * sizeof(float));
+  uint8_t zero = 0;
+  const float scale = kernels.quantize_nibbles(room.numbers, head_size, hadamard_block(head_size), &zero, room.bytes);
+  for (int d = 0; d < layout.padded; ++d) write_nibble(head, value_nibble(layout, slot, d), room.bytes[d]);
+  write_value_scale(layout, head, slot, scale);
+  head[layout.value_zeros + static_cast<size_t>(slot)] = static_cast<std::byte>(zero);
+}
+
+void read_int4(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
+  float key_scale = 0, value_inverse = 0;
+  const auto at = static_cast<size_t>(slot);
+  std::memcpy(&key_scale, head + layout.key_scales + at * sizeof(float), sizeof key_scale);
+  std::memcpy(&value_inverse, head + layout.value_inverse + at * sizeof(float), sizeof value_inverse);
+  const int key_zero = static_cast<int>(head[layout.key_zeros + at]), value_zero = static_cast<int>(head[layout.value_zeros + at]);
+  for (int d = 0; d < head_size; ++d) {
+    key[d] = key_scale * static_cast<float>(read_nibble(head, key_nibble(layout, slot, d)) - key_zero);
+    value[d] = static_cast<float>(read_nibble(head, value_nibble(layout, slot, d)) - value_zero) / value_inverse;
+  }
+  rotate_head(key, head_size);
+  rotate_head(value, head_size);
+}
+
+// The keys of an int4 head as an int8 head has them: [padded / 4][slot][4], 128 added.
+std::vector<std::byte> key_bytes_of(const HeadLayout& layout, const std::byte* head) {
+  std::vector<std::byte> bytes(static_cast<size_t>(layout.padded) * page_tokens);
+  for (int d = 0; d < layout.padded; ++d) {
+    for (int slot = 0; slot < page_tokens; ++slot) {
+      const int zero = static_cast<int>(head[layout.key_zeros + static_cast<size_t>(slot)]) & 15;
+      bytes[key_index(layout, slot, d)] = static_cast<std::byte>(read_nibble(head, key_nibble(layout, slot, d)) - zero + 128);
+    }
+  }
+  return bytes;
+}
+
 void read_int8(const HeadLayout& layout, int head_size, const std::byte* head, int slot, float* key, float* value) {
   take_int8_key(layout, head_size, head, slot, key);
   take_int8_value(layout, head_size, head, slot, value);
@@ -193,15 +279,21 @@ HeadLayout head_layout(KvType type, int head_size) {
   HeadLayout layout;
   layout.word = word_values(type);
   layout.padded = static_cast<int>(round_up(static_cast<size_t>(head_size), 4));
-  const size_t part = round_up(static_cast<size_t>(layout.padded) * page_tokens * value_bytes(type), 64);
-  layout.values = part;
-  layout.bytes = 2 * part;
-  if (type == KvType::int8) {
+  const size_t words = static_cast<size_t>(layout.padded) / 4, numbers = static_cast<size_t>(layout.padded) * page_tokens;
+  // Of int4, pairs of words of keys share one.
+  layout.values = type == KvType::int4 ? (words + 1) / 2 * 4 * page_tokens : round_up(numbers * value_bytes(type), 64);
+  layout.bytes = layout.values + round_up(type == KvType::int4 ? numbers / 2 : numbers * value_bytes(type), 64);
+  if (is_integer(type)) {
     const size_t scales = page_tokens * sizeof(float);
     layout.key_scales = layout.bytes;
     layout.value_log2 = layout.key_scales + scales;
     layout.value_inverse = layout.value_log2 + scales;
     layout.bytes = layout.value_inverse + scales;
+  }
+  if (type == KvType::int4) {
+    layout.key_zeros = layout.bytes;
+    layout.value_zeros = layout.key_zeros + page_tokens;
+    layout.bytes = layout.value_zeros + page_tokens;
   }
   return layout;
 }
@@ -232,6 +324,10 @@ void write_slot(Isa isa, KvType type, int heads, int head_size, std::byte* page,
       write_int8(kernels_for(isa), layout, head_size, page, slot, key, value);
       continue;
     }
+    if (type == KvType::int4) {
+      write_int4(kernels_for(isa), layout, head_size, page, slot, key, value);
+      continue;
+    }
     for (int d = 0; d < layout.padded; ++d) {
       store(type, page + layout.keys, key_index(layout, slot, d), d < head_size ? key[d] : 0.0f);
       store(type, page + layout.values, value_index(layout, slot, d), d < head_size ? value[d] : 0.0f);
@@ -244,6 +340,10 @@ void read_slot(KvType type, int heads, int head_size, const std::byte* page, int
   for (int h = 0; h < heads; ++h, page += layout.bytes, key += head_size, value += head_size) {
     if (type == KvType::int8) {
       read_int8(layout, head_size, page, slot, key, value);
+      continue;
+    }
+    if (type == KvType::int4) {
+      read_int4(layout, head_size, page, slot, key, value);
       continue;
     }
     for (int d = 0; d < head_size; ++d) {
@@ -275,6 +375,20 @@ void add_int8(const PageFormatKernels& kernels, const HeadLayout& layout, int he
   }
 }
 
+void add_int4(const PageFormatKernels& kernels, const HeadLayout& layout, int head_size, std::byte* head, int slot, int count,
+              const float* keys, size_t key_stride, const float* value) {
+  const auto size = static_cast<size_t>(head_size);
+  std::vector<float> key_here(size), value_here(size);
+  for (int i = 0; i < count; ++i, keys += key_stride) {
+    read_int4(layout, head_size, head, slot + i, key_here.data(), value_here.data());
+    for (size_t d = 0; d < size; ++d) {
+      key_here[d] += keys[d];
+      value_here[d] += value[d];
+    }
+    write_int4(kernels, layout, head_size, head, slot + i, key_here.data(), value_here.data());
+  }
+}
+
 }  // namespace
 
 void add_to_slots(Isa isa, KvType type, int heads, int head_size, std::byte* page, int slot, int count, const float* keys,
@@ -284,6 +398,10 @@ void add_to_slots(Isa isa, KvType type, int heads, int head_size, std::byte* pag
   for (int h = 0; h < heads; ++h, page += layout.bytes, keys += head_size, value += head_size) {
     if (type == KvType::int8) {
       add_int8(kernels_for(isa), layout, head_size, page, slot, count, keys, width, value);
+      continue;
+    }
+    if (type == KvType::int4) {
+      add_int4(kernels_for(isa), layout, head_size, page, slot, count, keys, width, value);
       continue;
     }
     for (int i = 0; i < count; ++i) {
@@ -300,12 +418,14 @@ void mean_key(KvType type, int heads, int head_size, const std::byte* page, int 
   const HeadLayout layout = head_layout(type, head_size);
   for (int h = 0; h < heads; ++h, page += layout.bytes, mean += head_size) {
     std::fill_n(mean, head_size, 0.0f);
-    if (type == KvType::int8) {
+    if (is_integer(type)) {
       // A rotation of the mean is the mean of the rotated.
+      const std::vector<std::byte> expanded = type == KvType::int4 ? key_bytes_of(layout, page) : std::vector<std::byte>();
+      const std::byte* bytes = type == KvType::int4 ? expanded.data() : page + layout.keys;
       float scales[page_tokens];
       std::memcpy(scales, page + layout.key_scales, sizeof scales);
       for (int d = 0; d < head_size; ++d) {
-        const std::byte* keys = page + layout.keys + key_index(layout, 0, d);
+        const std::byte* keys = bytes + key_index(layout, 0, d);
         for (int slot = 0; slot < slots; ++slot)
           mean[d] += scales[slot] * static_cast<float>(static_cast<int>(keys[slot * layout.word]) - 128);
       }
@@ -316,6 +436,21 @@ void mean_key(KvType type, int heads, int head_size, const std::byte* page, int 
       }
     }
     for (int d = 0; d < head_size; ++d) mean[d] /= static_cast<float>(slots);
+  }
+}
+
+void read_keys(Isa isa, KvType type, int head_size, const std::byte* head, float* plane) {
+  const HeadLayout layout = head_layout(type, head_size);
+  if (is_integer(type)) {
+    const std::vector<std::byte> expanded = type == KvType::int4 ? key_bytes_of(layout, head) : std::vector<std::byte>();
+    const std::byte* keys = type == KvType::int4 ? expanded.data() : head + layout.keys;
+    kernels_for(isa).read_keys(reinterpret_cast<const unsigned char*>(keys), reinterpret_cast<const float*>(head + layout.key_scales),
+                               head_size, hadamard_block(head_size), plane);
+    return;
+  }
+  for (int d = 0; d < head_size; ++d) {
+    for (int slot = 0; slot < page_tokens; ++slot)
+      plane[d * page_tokens + slot] = load(type, head + layout.keys, key_index(layout, slot, d));
   }
 }
 
@@ -340,6 +475,16 @@ void move_slots_int8(const PageFormatKernels& kernels, const HeadLayout& layout,
   const size_t bytes = static_cast<size_t>(count) * sizeof(float);
   std::memcpy(numbers(to, layout.value_log2, to_slot), numbers(from, layout.value_log2, from_slot), bytes);
   std::memcpy(numbers(to, layout.value_inverse, to_slot), numbers(from, layout.value_inverse, from_slot), bytes);
+}
+
+// Values stay what they are.
+void move_value_int4(const HeadLayout& layout, const std::byte* from, int from_slot, std::byte* to, int to_slot) {
+  const auto source = static_cast<size_t>(from_slot), target = static_cast<size_t>(to_slot);
+  for (int d = 0; d < layout.padded / 2; ++d) to[value_nibble(layout, to_slot, d).byte] = from[value_nibble(layout, from_slot, d).byte];
+  for (const size_t scales : {layout.value_log2, layout.value_inverse}) {
+    std::memcpy(to + scales + target * sizeof(float), from + scales + source * sizeof(float), sizeof(float));
+  }
+  to[layout.value_zeros + target] = from[layout.value_zeros + source];
 }
 
 void turn_key(float* key, int slot, const KeyTurn& turn) {
@@ -369,6 +514,15 @@ void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte*
   for (int i = 0; i < count; ++i) {
     read_slot(type, heads, head_size, from, from_slot + i, key.data(), value.data());
     for (int h = 0; h < heads; ++h) turn_key(key.data() + static_cast<size_t>(h) * static_cast<size_t>(head_size), to_slot + i, turn);
+    if (type == KvType::int4) {
+      for (int h = 0; h < heads; ++h) {
+        const size_t head = static_cast<size_t>(h) * layout.bytes;
+        write_int4_key(kernels_for(isa), layout, head_size, to + head, to_slot + i,
+                       key.data() + static_cast<size_t>(h) * static_cast<size_t>(head_size));
+        move_value_int4(layout, from + head, from_slot + i, to + head, to_slot + i);
+      }
+      continue;
+    }
     write_slot(isa, type, heads, head_size, to, to_slot + i, key.data(), value.data());
   }
 }

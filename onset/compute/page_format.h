@@ -10,13 +10,18 @@
 // part beginning at a multiple of 64 bytes:
 //   keys           [padded / word][slot][word]     word of values d, d+1, ... of every slot side by side
 //   values         [slot / word][padded][word]     word of slots s, s+1, ... of every d side by side
-//   key scales     [slot] float32                  int8 only
-//   value scales   [slot] float32 log2 of the scale, then [slot] float32 one over the scale   int8 only
+//   key scales     [slot] float32                  int8, int4
+//   value scales   [slot] float32 log2 of the scale, then [slot] float32 one over the scale   int8, int4
+//   zeros          [slot] bytes, of keys and then of values                                    int4 only
 //
 // int8: keys and values are multiplied by a blockwise Hadamard matrix (hadamard_block(); orthogonal, so q.k
 // stays if the query is rotated too, and the output is rotated back), which spreads outliers, then divided by
 // scale = largest magnitude / 127 and rounded. Keys are stored as unsigned bytes, 128 added; values as signed
 // bytes.
+//
+// int4: rotated in the same way, then rounded to 0..15: number / scale + zero, where scale = (largest - smallest) / 15, with the smallest
+// no larger and the largest no smaller than 0, and the zero, a whole number of 0..15 itself, is a byte for each slot. Two rows of int8's
+// words of keys lie in one, the first in the low nibbles; of values, numbers d and d + padded / 2 of a slot lie in one byte.
 #pragma once
 
 #include <cstddef>
@@ -40,6 +45,9 @@ void read_slot(KvType type, int heads, int head_size, const std::byte* page, int
 // The mean of the first `slots` keys of a page, [heads x head_size].
 void mean_key(KvType type, int heads, int head_size, const std::byte* page, int slots, float* mean);
 
+// The stored keys of all slots of one head (at `head` in a page), [head_size][page_tokens]: number d of every slot side by side.
+void read_keys(Isa isa, KvType type, int head_size, const std::byte* head, float* plane);
+
 // How keys turn when their slots go to other positions: pair p of the slot that comes to lie in slot s of its new page by the angle whose
 // cosine and sine are at [p * page_tokens + s].
 struct KeyTurn {
@@ -49,8 +57,8 @@ struct KeyTurn {
   bool neighbours = false;  // pairs (0,1), (2,3), ... instead of (0, pairs), (1, pairs + 1), ...
 };
 
-// Copies `count` slots of a page to another one, which lie in one page each, and turns their keys. int8 keys are rounded again, by the
-// rule of write_slot; values stay what they are.
+// Copies `count` slots of a page to another one, which lie in one page each, and turns their keys. int8 and int4 keys are rounded again, by
+// the rule of write_slot; values stay what they are.
 void move_slots(Isa isa, KvType type, int heads, int head_size, const std::byte* from, int from_slot, std::byte* to, int to_slot, int count,
                 const KeyTurn& turn);
 
@@ -64,16 +72,17 @@ struct HeadLayout {
   int word = 1;    // values in a word
   int padded = 0;  // head_size rounded up to a multiple of 4
   size_t keys = 0, values = 0, key_scales = 0, value_log2 = 0, value_inverse = 0;
+  size_t key_zeros = 0, value_zeros = 0;
   size_t bytes = 0;  // of the whole head
 };
 HeadLayout head_layout(KvType type, int head_size);
 
 // Whether pages of this type hold rotated keys and values.
 constexpr bool rotates_keys(KvType type) {
-  return type == KvType::int8;
+  return is_integer(type);
 }
 constexpr bool rotates_values(KvType type) {
-  return type == KvType::int8;
+  return is_integer(type);
 }
 
 // The largest power of two that divides head_size: the order of the Hadamard blocks.

@@ -14,8 +14,6 @@
 namespace onset {
 namespace {
 
-constexpr KvType all_types[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8};
-
 std::vector<Isa> supported_isas() {
   std::vector<Isa> isas;
   for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx_vnni, Isa::avx512}) {
@@ -42,13 +40,15 @@ float tolerance(KvType type) {
       return 1.0f / 256;
     case KvType::int8:
       return 1.0f / 40;  // half a step in each rotated number, added up by rotating back
+    case KvType::int4:
+      return 0.6f;
   }
   return 0;
 }
 
 TEST(PageFormat, WhatIsWrittenIsRead) {
   std::mt19937 random(1);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const int size : {1, 4, 6, 8, 12, 16, 20, 32, 48, 64, 80, 96, 128, 256, 300}) {
       const int heads = 3;
       const size_t bytes = page_bytes(type, heads, size);
@@ -93,7 +93,7 @@ TEST(PageFormat, WhatIsWrittenIsRead) {
 // A slot's bytes depend neither on the instruction set nor on what the page holds otherwise.
 TEST(PageFormat, BytesOfASlotDependOnlyOnIt) {
   std::mt19937 random(2);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const int size : {4, 20, 64, 80, 256}) {
       const size_t bytes = page_bytes(type, 2, size);
       const std::vector<float> key = random_numbers(random, 2 * size), value = random_numbers(random, 2 * size);
@@ -117,6 +117,36 @@ TEST(PageFormat, BytesOfASlotDependOnlyOnIt) {
       }
     }
   }
+}
+
+// LServe (arXiv:2502.14866), check 6: what is stored lies within half a step of what was written; of odd heads, which are not rotated,
+// number by number.
+TEST(PageFormat, RoundsByHalfAStep) {
+  std::mt19937 random(6);
+  for (const float shift : {0.0f, 5.0f, -5.0f}) {
+    for (const int size : {5, 63, 255}) {
+      std::vector<float> key = random_numbers(random, size), value = random_numbers(random, size), read_key(key.size()),
+                         read_value(key.size());
+      for (auto* numbers : {&key, &value}) {
+        for (float& number : *numbers) number += shift;
+      }
+      for (const KvType type : {KvType::int8, KvType::int4}) {
+        AlignedVector<std::byte> page(page_bytes(type, 1, size));
+        write_slot(Isa::generic, type, 1, size, page.data(), 9, key.data(), value.data());
+        read_slot(type, 1, size, page.data(), 9, read_key.data(), read_value.data());
+        for (const bool is_key : {true, false}) {
+          const std::vector<float>&written = is_key ? key : value, &read = is_key ? read_key : read_value;
+          const auto [least, most] = std::minmax_element(written.begin(), written.end());
+          const float scale = type == KvType::int8 ? std::max(*most, -*least) / 127 : (std::max(*most, 0.0f) - std::min(*least, 0.0f)) / 15;
+          for (size_t d = 0; d < written.size(); ++d) ASSERT_LE(std::fabs(read[d] - written[d]), 0.5001f * scale) << kv_type_name(type);
+        }
+      }
+    }
+  }
+}
+
+TEST(PageFormat, AnInt4PageTakesLittleMoreThanHalfOfAnInt8One) {
+  EXPECT_LT(static_cast<double>(page_bytes(KvType::int4, 3, 64)), 0.56 * static_cast<double>(page_bytes(KvType::int8, 3, 64)));
 }
 
 TEST(PageFormat, ZerosAndLargeNumbersAreStored) {
@@ -153,9 +183,46 @@ TEST(PageFormat, RotationIsItsOwnInverseAndKeepsLengths) {
 
 // Keys whose slots go to other positions are the keys that would be there (check 4 of the brief of arXiv:2405.16444): a rotation by the
 // angle between, in both pairings, for distances to both sides; values are the same.
+// What is added comes to what is there, and the slots beside it stay.
+TEST(PageFormat, NumbersAreAddedToSlots) {
+  std::mt19937 random(8);
+  for (const KvType type : all_kv_types) {
+    for (const int size : {6, 16, 64, 96}) {
+      const int heads = 2, first = 5, count = 9, width = heads * size;
+      for (const Isa isa : supported_isas()) {
+        AlignedVector<std::byte> page(page_bytes(type, heads, size));
+        std::fill(page.begin(), page.end(), std::byte{0});
+        for (int slot = 0; slot < page_tokens; ++slot) {
+          write_slot(isa, type, heads, size, page.data(), slot, random_numbers(random, width).data(), random_numbers(random, width).data());
+        }
+        const AlignedVector<std::byte> before = page;
+        const std::vector<float> keys = random_numbers(random, count * width), value = random_numbers(random, width);
+        add_to_slots(isa, type, heads, size, page.data(), first, count, keys.data(), value.data());
+        std::vector<float> key_before(width), value_before(width), key_after(width), value_after(width);
+        for (int slot = 0; slot < page_tokens; ++slot) {
+          read_slot(type, heads, size, before.data(), slot, key_before.data(), value_before.data());
+          read_slot(type, heads, size, page.data(), slot, key_after.data(), value_after.data());
+          const bool added = slot >= first && slot < first + count;
+          if (!added) {
+            EXPECT_EQ(key_after, key_before) << slot;
+            EXPECT_EQ(value_after, value_before) << slot;
+            continue;
+          }
+          // A rounding of numbers of up to about 5; one that adds exactly differs by nothing in float32.
+          const float most = 6 * tolerance(type) + 1e-6f;
+          for (int i = 0; i < width; ++i) {
+            EXPECT_NEAR(key_after[i], key_before[i] + keys[(slot - first) * width + i], most) << kv_type_name(type) << " " << slot;
+            EXPECT_NEAR(value_after[i], value_before[i] + value[i], most) << kv_type_name(type) << " " << slot;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(PageFormat, KeysTurnAsTheirSlotsMove) {
   std::mt19937 random(7);
-  for (const KvType type : all_types) {
+  for (const KvType type : all_kv_types) {
     for (const int size : {4, 12, 64, 80, 128, 256}) {
       for (const bool neighbours : {false, true}) {
         const int heads = 2, rotated = size == 80 ? 40 : size, pairs = rotated / 2, from_slot = 11, to_slot = 30, count = 23;

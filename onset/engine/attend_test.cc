@@ -22,7 +22,8 @@ Request request_of(const char* spec, bool prefix_cache = true) {
 
 TEST(NamedAttend, AnswersAreTheSameInAnyChunksAndCompany) {
   for (const char* spec : {"window:40:4", "longgen:1:sink=64:window=64", "longgen:1:stride=128:window=64:step=64",
-                           "minference:every=64:from=64:vertical=20:slash=8"}) {
+                           "minference:every=64:from=64:vertical=20:slash=8", "lserve:sparsity=1:sink=64:prefill=128:local=64",
+                           "lserve:sparsity=0:budget=64"}) {
     std::vector<int32_t> expected;
     AttendCounts counts;
     for (const int32_t budget : {1024, 1, 37}) {

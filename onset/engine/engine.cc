@@ -207,7 +207,14 @@ Result<std::vector<int32_t>> Engine::State::prompt_tokens(const Request& request
 
 AttendFacts Engine::State::attend_facts() const {
   const bool windows = std::any_of(layout.windows.begin(), layout.windows.end(), [](int32_t window) { return window > 0; });
-  return {.layers = layout.layers, .query_heads = model->query_heads(), .windows = windows, .patterns = !layout.patterns.empty()};
+  const std::vector<LayerConfig>& layers = model->config().layer;
+  const bool streams = std::any_of(layers.begin(), layers.end(), [](const LayerConfig& layer) { return !layer.streams.empty(); });
+  return {.layers = layout.layers,
+          .query_heads = model->query_heads(),
+          .kv_heads = model->kv_heads(),
+          .windows = windows,
+          .patterns = !layout.patterns.empty(),
+          .streams = streams};
 }
 
 // Makes the policy that a request names, or the engine's own. Its keys are not those of the dense model, and are shared only among requests
@@ -355,7 +362,10 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   running->counted = counted;
   const bool attends = asked.attend && (asked.attend_spec == nullptr || !asked.attend_spec->stateless());
   running->fixed = asked.session != 0 || attends || asked.select || asked.on_logits || asked.on_hidden || asked.contexts;
-  if (asked.attend_spec) running->row_block = asked.attend_spec->block_rows();
+  if (asked.attend_spec) {
+    running->row_block = asked.attend_spec->block_rows();
+    running->answers_apart = asked.attend_spec->answers_apart();
+  }
   if (asked.select && asked.select->whole_prompt()) running->row_block = INT32_MAX;
   if (asked.contexts) {
     state.begin_contexts(*running);
@@ -365,6 +375,7 @@ Result<RequestId> Engine::submit(Request request, EventHandler handler) {
   // What lies in no whole block depends on where the prompt ends.
   if (running->row_block > 0)
     conversation->plain_tokens = std::min(conversation->plain_tokens, total / running->row_block * running->row_block);
+  if (running->answers_apart) conversation->plain_tokens = std::min(conversation->plain_tokens, total);
   const bool whole = asked.session == 0 || earlier == 0;  // all its tokens are this request's
   const bool known = conversation->plain_tokens > 0 || (asked.contexts && asked.contexts->only_known);
   running->looks_up = state.prefixes && known && whole && !asked.on_logits && !asked.on_hidden;
@@ -405,6 +416,12 @@ int32_t Engine::context() const {
 }
 KvType Engine::kv_type() const {
   return state_->kv_type;
+}
+AttendFacts Engine::attend_facts() const {
+  return state_->attend_facts();
+}
+const AttendSpec* Engine::attend_spec() const {
+  return state_->attend.get();
 }
 int32_t Engine::threads() const {
   return state_->workers.threads();

@@ -235,6 +235,8 @@ class Engine {
   // A context that some request had, or that a chunk store has, by its name (kv/known_texts.h): its tokens, or null. Any thread.
   KnownText known_text(const std::string& space, const std::string& id) const;
   KvType kv_type() const;
+  AttendFacts attend_facts() const;       // of the model; of a request without tokens
+  const AttendSpec* attend_spec() const;  // EngineOptions::attend; null: dense
   int32_t threads() const;
   const SchedulePolicy& schedule() const;
   const ScheduleOptions& scheduling() const;  // the token budget that --tbt has led to, for instance

@@ -30,9 +30,11 @@ namespace {
 bool window_is_kept(const SequenceCache& cache, int32_t length) {
   const CacheLayout& layout = cache.layout();
   for (int layer = 0; layer < layout.layers; ++layer) {
-    if (!layout.forgets(layer)) continue;
-    for (int32_t page = 0; page * page_tokens < length; ++page) {
-      if (layout.needs(layer, page, length) && cache.page(layer, 0, page) == no_page) return false;
+    for (int group = 0; group < layout.head_groups; ++group) {
+      if (!layout.forgets(layer, group)) continue;
+      for (int32_t page = 0; page * page_tokens < length; ++page) {
+        if (layout.needs(layer, group, page, length) && cache.page(layer, group, page) == no_page) return false;
+      }
     }
   }
   return true;

@@ -82,7 +82,9 @@ void Engine::State::look_up(RunningRequest& running, int& looks) {
 // whole.
 std::span<const int32_t> Engine::State::tokens_to_find(const RunningRequest& running) const {
   const std::span<const int32_t> tokens = running.conversation->tokens;
-  const std::span<const int32_t> all = tokens.first(tokens.size() - 1);
+  size_t most = tokens.size() - 1;
+  if (running.answers_apart) most = std::min(most, static_cast<size_t>(running.prompt_end));
+  const std::span<const int32_t> all = tokens.first(most);
   if (running.row_block == 0) return all;
   return all.first(static_cast<size_t>(prefixes->match(running.request.space, all).tokens / running.row_block * running.row_block));
 }

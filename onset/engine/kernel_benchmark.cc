@@ -168,6 +168,7 @@ class Bench {
   double attention_peak() const {
     switch (kv_type_) {
       case KvType::int8:
+      case KvType::int4:
         return peaks_.int8_operations_per_second;
       case KvType::bf16:
         return peaks_.bf16_operations_per_second > 0 ? peaks_.bf16_operations_per_second : peaks_.float32_operations_per_second;

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 
+#include "onset/engine/benchmark.h"
 #include "onset/engine/trace.h"
 
 namespace onset {
@@ -37,6 +38,31 @@ Result<Profile> profile_prefill(Engine& engine, std::span<const int32_t> tokens)
   profile.seconds = now() - began;
   engine.set_time_hook({});
   engine.set_step_hook({});
+  ONSET_TRY(status);
+  return profile;
+}
+
+Result<Profile> profile_decode(Engine& engine, int32_t context, int32_t generate) {
+  Profile profile;
+  profile.tokens = generate;
+  double began = 0;
+  Status status;
+  ONSET_ASSIGN(Request request, behind_context(engine, context, generate + 2, /*seed=*/1));
+  // Tokens come at the ends of steps: hooks that the second one sets are for the steps behind it.
+  const auto handler = [&](const Event& event) {
+    if (event.finish == Finish::failed) status = event.status;
+    if (event.new_tokens != 2 || began > 0) return;
+    engine.set_time_hook([&](const std::string& name, int32_t layer, double begin, double end) {
+      profile.operations.push_back({name, layer, begin - began, end - began});
+    });
+    began = now();
+  };
+  ONSET_TRY(engine.submit(std::move(request), handler).status());
+  Status step;
+  for (; step.ok() && engine.has_work(); step = engine.step()) profile.steps += began > 0;
+  if (began > 0) profile.seconds = now() - began;
+  engine.set_time_hook({});
+  ONSET_TRY(step);
   ONSET_TRY(status);
   return profile;
 }

@@ -29,6 +29,10 @@ struct Profile {
 // Engine::submit, and what made the request fail.
 Result<Profile> profile_prefill(Engine& engine, std::span<const int32_t> tokens);
 
+// The same of `generate` tokens behind a context of random ones that see their neighbours alone (engine/benchmark.h); the context and the
+// first two tokens behind it are not measured.
+Result<Profile> profile_decode(Engine& engine, int32_t context, int32_t generate);
+
 // The operations of one name, over all layers and steps.
 struct OperationTotal {
   std::string name;

@@ -125,6 +125,7 @@ struct RunningRequest {
   bool looks_up = false;                   // its prompt's rows need not run if their keys are known
   std::unique_ptr<ReadContexts> contexts;  // null: none
   bool keeps = false;                      // its pages stay after its end, as a session's
+  bool answers_apart = false;              // as AttendSpec::answers_apart
   int32_t row_block = 0;                   // as ScheduledRequest::row_block
   bool fixed = false;                      // its pages cannot be taken away: its rows must run once, or its conversation is kept
   bool admitted = false;

@@ -189,7 +189,7 @@ Result<ChunkHeader> decode_chunk_header(std::span<const std::byte> bytes) {
   header.lead = reader.numbers<int32_t>(lead);
   header.tokens = reader.numbers<int32_t>(tokens);
   const bool sizes = layers > 0 && layers <= most_layers && groups > 0 && groups <= most_heads && heads > 0 && heads <= most_heads &&
-                     head_size > 0 && head_size <= most_head_size && type <= static_cast<uint32_t>(KvType::int8);
+                     head_size > 0 && head_size <= most_head_size && type <= static_cast<uint32_t>(KvType::int4);
   if (reader.failed() || !sizes) return wrong("its numbers make no sense");
   header.checksums = reader.numbers<uint64_t>(layers);
   if (reader.failed() || !reader.at_end() || header.slots() == 0) return wrong("its numbers make no sense");

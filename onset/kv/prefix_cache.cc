@@ -48,7 +48,9 @@ void PrefixLease::cut(int32_t tokens) {
 }
 
 PrefixCache::PrefixCache(const CacheLayout& layout, PagePool& pool) : layout_(&layout), pool_(&pool) {
-  for (int layer = 0; layer < layout.layers; ++layer) node_pages_ += layout.forgets(layer) ? 0 : layout.head_groups;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    for (int group = 0; group < layout.head_groups; ++group) node_pages_ += !layout.forgets(layer, group);
+  }
   pool.set_reclaimer([this](int64_t pages) { reclaim(pages); });
 }
 
@@ -63,15 +65,16 @@ PrefixCache::~PrefixCache() {
 // Whether a layer whose rows see `window` positions (0 = all) needs page number `page` to go on after `tokens` tokens.
 bool PrefixCache::windows_are_kept(const Found& found) const {
   const auto nodes = static_cast<int32_t>(found.path.size());
-  for (int32_t layer = 0; layer < layout_->layers; ++layer) {
-    if (!layout_->forgets(layer)) continue;
+  for (int32_t table = 0; table < layout_->layers * layout_->head_groups; ++table) {
+    const int32_t layer = table / layout_->head_groups, group = table % layout_->head_groups;
+    if (!layout_->forgets(layer, group)) continue;
     for (int32_t page = nodes; page >= 0; --page) {
-      if (!layout_->needs(layer, page, found.tokens())) {
-        if (!layout_->has_pattern(layer)) break;  // a window: nothing before it either
+      if (!layout_->needs(layer, group, page, found.tokens())) {
+        if (!layout_->pattern(layer, group).any()) break;  // a window: nothing before it either
         continue;
       }
       const Node* node = page == nodes ? found.tail : found.path[page];
-      if (node != nullptr && node->pages[layer * layout_->head_groups] == no_page) return false;
+      if (node != nullptr && node->pages[table] == no_page) return false;
     }
   }
   return true;
@@ -200,8 +203,8 @@ int32_t PrefixCache::attach(const std::string& space, std::span<const int32_t> t
     positions.resize(page < nodes ? page_tokens : found.tail_tokens);
     std::iota(positions.begin(), positions.end(), page * page_tokens);
     for (int32_t layer = 0; layer < layout_->layers; ++layer) {
-      const bool wanted = layout_->needs(layer, page, found.tokens());
       for (int32_t group = 0; group < layout_->head_groups; ++group) {
+        const bool wanted = layout_->needs(layer, group, page, found.tokens());
         PageId id = wanted ? node->pages[layer * layout_->head_groups + group] : no_page;
         if (id != no_page && page < nodes) pool_->share(id);
         if (id != no_page && page == nodes) {
@@ -321,8 +324,8 @@ void PrefixCache::drop_window_pages(Node& node) {
   for (const auto& [tokens, child] : node.children) drop_window_pages(*child);
   if (node.parent == nullptr || node.users == 0) return;
   for (int32_t layer = 0; layer < layout_->layers; ++layer) {
-    if (!layout_->forgets(layer)) continue;
     for (int32_t group = 0; group < layout_->head_groups; ++group) {
+      if (!layout_->forgets(layer, group)) continue;
       PageId& page = node.pages[layer * layout_->head_groups + group];
       if (page == no_page || pool_->references(page) > 1) continue;
       pool_->release(page);

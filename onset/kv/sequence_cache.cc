@@ -26,9 +26,11 @@ int64_t pages_needed(const CacheLayout& layout, int64_t tokens, int64_t rows_per
     const int64_t all = pages_for(tokens);
     const int64_t window = layout.windows[layer];
     // The window may begin, and the step's rows end, inside a page.
-    int64_t kept = window == 0 ? all : pages_for(window + rows_per_step) + 1;
-    if (layout.has_pattern(layer)) kept = std::min(kept, layout.patterns[layer].kept(all, rows_per_step));
-    pages += std::min(all, kept) * layout.head_groups;
+    const int64_t kept = window == 0 ? all : pages_for(window + rows_per_step) + 1;
+    for (int group = 0; group < layout.head_groups; ++group) {
+      const BlockPattern blocks = layout.pattern(layer, group);
+      pages += std::min({all, kept, blocks.any() ? blocks.kept(all, rows_per_step) : all});
+    }
   }
   return pages;
 }
@@ -55,19 +57,17 @@ void SequenceCache::release_page(Table& table, int32_t page_index) {
 }
 
 // Queries from this position on are all that is still to come.
-void SequenceCache::forget_pages(int layer, int32_t first_new_position) {
-  if (!layout_->forgets(layer)) return;
+void SequenceCache::forget_pages(int layer, int group, int32_t first_new_position) {
+  if (!layout_->forgets(layer, group)) return;
+  Table& here = table(layer, group);
+  if (!here.positions.empty()) return;  // moved slots: whoever moved them decides what can go
   const int64_t window = layout_->windows[layer];
   // Every page below is needed for good or gone: of a pattern, those before the near blocks of the queries that have been; of a window
   // those that it has left behind.
   int32_t end = std::max<int32_t>(0, static_cast<int32_t>((int64_t{first_new_position} - window + 1) / page_tokens));
-  if (window == 0) end = std::max(0, first_new_position / page_tokens - layout_->patterns[layer].local + 1);
-  for (int group = 0; group < layout_->head_groups; ++group) {
-    Table& here = table(layer, group);
-    if (!here.positions.empty()) continue;  // moved slots: whoever moved them decides what can go
-    for (; here.first_kept_page < std::min<int32_t>(end, static_cast<int32_t>(here.ids.size())); ++here.first_kept_page) {
-      if (!layout_->needs(layer, here.first_kept_page, first_new_position)) release_page(here, here.first_kept_page);
-    }
+  if (window == 0) end = std::max(0, first_new_position / page_tokens - layout_->pattern(layer, group).local + 1);
+  for (; here.first_kept_page < std::min<int32_t>(end, static_cast<int32_t>(here.ids.size())); ++here.first_kept_page) {
+    if (!layout_->needs(layer, group, here.first_kept_page, first_new_position)) release_page(here, here.first_kept_page);
   }
 }
 
@@ -148,7 +148,7 @@ Result<int32_t> SequenceCache::append(int layer, std::span<const int32_t> positi
   if (positions.empty()) return length(layer);
   if (alignment_ > 1) skip_to_alignment(layer);
   const int32_t first = length(layer);
-  forget_pages(layer, positions.front());
+  for (int group = 0; group < layout_->head_groups; ++group) forget_pages(layer, group, positions.front());
   const int32_t wanted = pages_for(int64_t{first} + static_cast<int64_t>(positions.size()));
   int64_t missing = 0;
   for (int group = 0; group < layout_->head_groups; ++group) {

@@ -25,21 +25,25 @@ struct CacheLayout {
   int32_t heads_per_group = 0;
   int32_t head_size = 0;
   std::vector<int32_t> windows;  // for each layer, 0 = keeps everything; else only the last `window` positions are needed
-  // For each layer, or empty: a layer with a pattern keeps only the pages that the pattern still shows to later queries.
+  // For each layer and group ([layer * head_groups + group]), or empty: one with a pattern keeps only the pages that the pattern still
+  // shows to later queries.
   std::vector<BlockPattern> patterns = {};
 
-  bool has_pattern(int layer) const { return !patterns.empty() && patterns[layer].any(); }
-  // Whether the layer lets go of pages.
-  bool forgets(int layer) const { return windows[layer] > 0 || has_pattern(layer); }
+  BlockPattern pattern(int layer, int group) const { return patterns.empty() ? BlockPattern{} : patterns[layer * head_groups + group]; }
+  // Whether a layer's group lets go of pages; or one of all.
+  bool forgets(int layer, int group) const { return windows[layer] > 0 || pattern(layer, group).any(); }
   bool forgets() const {
     for (int layer = 0; layer < layers; ++layer) {
-      if (forgets(layer)) return true;
+      for (int group = 0; group < head_groups; ++group) {
+        if (forgets(layer, group)) return true;
+      }
     }
     return false;
   }
   // Whether a query at `position`, or a later one, sees a slot of the page.
-  bool needs(int layer, int32_t page, int32_t position) const {
-    if (has_pattern(layer) && !patterns[layer].keeps(page) && position / page_tokens - page >= patterns[layer].local) return false;
+  bool needs(int layer, int group, int32_t page, int32_t position) const {
+    const BlockPattern blocks = pattern(layer, group);
+    if (blocks.any() && !blocks.keeps(page) && position / page_tokens - page >= blocks.local) return false;
     return windows[layer] == 0 || int64_t{page + 1} * page_tokens > int64_t{position} - windows[layer] + 1;
   }
 };
@@ -152,7 +156,7 @@ class SequenceCache {
   void release_page(Table& table, int32_t page_index);
   bool last_page_is_shared(const Table& table) const;
   void own_last_page(Table& table);
-  void forget_pages(int layer, int32_t first_new_position);
+  void forget_pages(int layer, int group, int32_t first_new_position);
   void skip_to_alignment(int layer);
   static void append_positions(Table& table, std::span<const int32_t> positions);
 

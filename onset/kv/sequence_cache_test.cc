@@ -131,6 +131,40 @@ TEST(SequenceCache, AWindowIsARing) {
   }
 }
 
+// LServe (arXiv:2502.14866), check 4: of a group that streams, what lies within the sink or near is read back exactly, all else is absent;
+// its neighbour keeps everything.
+TEST(SequenceCache, GroupsOfALayerKeepWhatTheirPatternsShow) {
+  CacheLayout layout = small_layout({0}, 2);
+  const BlockPattern streaming{.sink = 2, .local = 5};
+  layout.patterns = {streaming, {}};
+  PagePool pool = small_pool(layout, 200);
+  SequenceCache cache(layout, pool);
+  constexpr int32_t tokens = 10000;
+  std::vector<float> key(16), value(16);
+  for (int32_t i = 0; i < tokens; ++i) {
+    ASSERT_TRUE(cache.append(0, positions(i, 1)).ok());
+    for (int group = 0; group < 2; ++group) {
+      std::fill(key.begin(), key.end(), static_cast<float>(i + group));
+      write_slot(Isa::generic, layout.type, 2, 8, cache.page_for_write(0, group, i), i % page_tokens, key.data(), key.data());
+    }
+    if (i >= 1000) ASSERT_EQ(cache.pages_held() - (i / page_tokens + 1), 2 + 5) << i;
+  }
+  EXPECT_EQ(pages_needed(layout, tokens, 1), cache.pages_held());
+  for (int group = 0; group < 2; ++group) {
+    const KeyValueView view = cache.view(0, group);
+    for (int32_t i = 0; i < tokens; ++i) {
+      const std::byte* page = view.pages[i / page_tokens];
+      const bool kept = group == 1 || streaming.sees((tokens - 1) / page_tokens, i / page_tokens);
+      ASSERT_EQ(page != nullptr, kept) << i;
+      // Whatever the place of the last token in its page, the sink's and the last 4 * 64 tokens are there.
+      if (i < 128 || i >= tokens - 256) ASSERT_TRUE(kept) << i;
+      if (!kept) continue;
+      read_slot(layout.type, 2, 8, page, i % page_tokens, key.data(), value.data());
+      ASSERT_EQ(key[3], static_cast<float>(i + group));
+    }
+  }
+}
+
 TEST(SequenceCache, SlotsCanBeAbsentAndPositionsMoved) {
   const CacheLayout layout = small_layout({0});
   PagePool pool = small_pool(layout, 10);

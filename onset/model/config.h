@@ -37,8 +37,10 @@ struct RopeConfig {
 
 struct LayerConfig {
   int32_t window = 0;        // attention reaches back this many positions; 0 = all
-  BlockPattern blocks = {};  // given at load (layer_patterns.h); none: all that the window lets through
-  int32_t rope = 0;          // index into ModelConfig::ropes
+  BlockPattern blocks = {};  // given at load (load_options.h); none: all that the window lets through
+  // For each KV head, or empty: whether the blocks are for it (LServe's streaming heads). Pages are each head's own then.
+  std::vector<bool> streams = {};
+  int32_t rope = 0;  // index into ModelConfig::ropes
   FeedForwardKind feed_forward = FeedForwardKind::gated;
 };
 

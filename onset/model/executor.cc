@@ -220,7 +220,7 @@ class LayerRun {
             .query_heads = static_cast<int>(group_width / model_.config().head_size),
             .scale = model_.config().softmax_scale,
             .window = model_.layers()[call_.layer].window,
-            .blocks = model_.config().layer[call_.layer].blocks,
+            .blocks = part.sequence->cache->layout().pattern(call_.layer, group),
             .positions = {call_.positions + part.row_begin, static_cast<size_t>(part.row_end - part.row_begin)},
             .cache = part.sequence->cache,
             .queries = queries.data + group * group_width,

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "onset/attend/block_sparse.h"
+#include "onset/attend/lserve_options.h"
 #include "onset/model/rotary.h"
 
 namespace onset {
@@ -101,10 +102,28 @@ Status apply_rope_scaling(std::string_view text, ModelConfig& config) {
   return {};
 }
 
+// Streaming heads keep the sink's pages, those of the last tokens and the one that is being filled.
+Status apply_streaming(std::string_view text, ModelConfig& config) {
+  ONSET_ASSIGN(const LServeRequest request, parse_lserve(text, LServeNames::cache, /*files=*/true));
+  ONSET_ASSIGN(const StreamingHeads heads, lserve_heads(request, config.layers, config.kv_heads));
+  const BlockPattern blocks{.sink = request.options.sink / page_tokens, .local = request.options.local / page_tokens + 1};
+  for (int32_t i = 0; i < config.layers; ++i) {
+    if (config.layer[i].window > 0 || std::find(heads[i].begin(), heads[i].end(), true) == heads[i].end()) continue;
+    config.layer[i].blocks = blocks;
+    config.layer[i].streams = heads[i];
+  }
+  return {};
+}
+
 Status apply_layers(std::string_view text, ModelConfig& config) {
   constexpr std::string_view name = "longgen:";
   const std::string within = fmt::format("layers {}", text.substr(0, 100));
-  if (!text.starts_with(name)) return error(Code::invalid_argument, "{}: expected longgen:FULL[:NAME=TOKENS...]", within);
+  if (text == "lserve" || text.starts_with("lserve:")) {
+    return apply_streaming(text.substr(std::min<size_t>(text.size(), 7)), config).within(within);
+  }
+  if (!text.starts_with(name)) {
+    return error(Code::invalid_argument, "{}: expected longgen:FULL[:NAME=TOKENS...] or lserve[:TABLE][:NAME=NUMBER...]", within);
+  }
   auto options = parse_long_gen(text.substr(name.size()));
   if (!options.ok()) return options.status().within(within);
   if (const Status status = check_long_gen(*options, config.layers); !status.ok()) return status.within(within);

@@ -16,8 +16,9 @@ namespace onset {
 //                               those between blended; scores grow (arXiv:2309.00071)
 //   llama3:FACTOR[:LOW:HIGH]    pairs with more than HIGH (4) turns stay, those with fewer than LOW (1) are divided, those between blended
 // Ropes of layers with windows are left alone where other layers have none. `layers`: longgen:FULL... as attend/block_sparse.h says it,
-// with one pattern for all KV heads. Errors: invalid_argument naming what is wrong, unsupported for a model that has a scaling or windows
-// of its own.
+// with one pattern for all KV heads; or lserve[:TABLE]... as attend/lserve_options.h says it (what a cache keeps): KV heads that stream
+// keep their first and last tokens alone. Errors: invalid_argument naming what is wrong, unsupported for a model that has a scaling or
+// windows of its own.
 Status apply_load_options(std::string_view rope_scaling, std::string_view layers, ModelConfig& config);
 
 // What caches of anything that was computed must tell apart: empty without such options.

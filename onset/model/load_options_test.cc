@@ -73,7 +73,8 @@ TEST(Layers, LongGenGivesAllButTheMiddleLayersAPattern) {
   const std::vector<bool> sparse = {true, true, false, false, true, true};
   for (int layer = 0; layer < 6; ++layer) EXPECT_EQ(config.layer[layer].blocks.any(), sparse[layer]) << layer;
   EXPECT_EQ(config.layer[0].blocks, (BlockPattern{.sink = 1, .local = 2}));
-  for (const char* text : {"longgen:7", "longgen", "window:5", "longgen:2:window=100", "longgen:2:stride=128:step=64", "longgen:-1"}) {
+  for (const char* text : {"longgen:7", "longgen", "window:5", "longgen:2:window=100", "longgen:2:stride=128:step=64", "longgen:-1",
+                           "lserve:nobody", "lserve:sink=100", "lserve:budget=64", "lserve"}) {
     EXPECT_FALSE(apply_load_options("", text, config).ok()) << text;
   }
 }
@@ -124,12 +125,37 @@ TEST_P(Patterns, RingsChangeNoBitWhateverTheChunk) {
 }
 INSTANTIATE_TEST_SUITE_P(Longgen, Patterns,
                          ::testing::Values("longgen:1:sink=64:window=128", "longgen:1:window=64:stride=192", "longgen:0:sink=0:window=64"));
+INSTANTIATE_TEST_SUITE_P(Lserve, Patterns, ::testing::Values("lserve:sparsity=1:sink=64:local=128", "lserve:sparsity=1:sink=0:local=64"));
+
+// A table of the story model's 5 layers and 4 KV heads, whose first two heads stream.
+std::string streaming_table_file() {
+  const std::string path = ::testing::TempDir() + "layers_streaming.tsv";
+  std::ofstream file(path);
+  for (int layer = 0; layer < 5; ++layer) file << "0\t0.1\t0.9\t1\n";
+  return path;
+}
 
 TEST(Layers, AtTheirLimitsArePlain) {
   const auto plain = Loaded("").read(300, 100);
   EXPECT_EQ(Loaded("longgen:5").read(300, 100), plain);
   EXPECT_EQ(Loaded("longgen:0:sink=0:window=320").read(300, 100), plain);
   EXPECT_EQ(Loaded("longgen:0:window=64:stride=64").read(300, 100), plain);
+  EXPECT_EQ(Loaded("lserve:sparsity=0").read(300, 100), plain);
+  EXPECT_EQ(Loaded("lserve:sparsity=1:local=320").read(300, 100), plain);
+}
+
+// LServe, checks 3 and 4: streaming heads hold their sink and what is near, however long the text; the others everything.
+TEST(Layers, StreamingHeadsHoldTheSameHoweverLongTheText) {
+  Loaded streams("lserve:" + streaming_table_file() + ":sink=64:local=128");
+  EXPECT_EQ(streams.layout.head_groups, 4);
+  const auto whole = streams.read(500, 500);
+  for (const int32_t chunk : {1, 7, 333}) EXPECT_EQ(streams.read(500, chunk), whole) << chunk;
+  for (const int32_t tokens : {385, 449, 500}) {
+    int64_t pages = 0;
+    streams.read(tokens, 1, &pages);
+    EXPECT_EQ(pages, 5 * 2 * ((tokens + 63) / 64) + 5 * 2 * (1 + 3)) << tokens;
+    EXPECT_EQ(pages, pages_needed(streams.layout, tokens, 1));
+  }
 }
 
 TEST(Layers, HoldTheFormulasPages) {

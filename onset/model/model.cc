@@ -84,6 +84,9 @@ Result<Model> Model::load(std::shared_ptr<const ModelFile> file, const ModelOpti
 }
 
 CacheLayout Model::cache_layout(KvType type, int32_t head_groups) const {
+  const bool streams =
+      std::any_of(config_.layer.begin(), config_.layer.end(), [](const LayerConfig& layer) { return !layer.streams.empty(); });
+  if (head_groups == 0) head_groups = streams ? kv_heads() : 1;
   CacheLayout layout{.type = type,
                      .layers = config_.layers,
                      .head_groups = head_groups,
@@ -92,9 +95,12 @@ CacheLayout Model::cache_layout(KvType type, int32_t head_groups) const {
                      .windows = {}};
   for (const LayerConfig& layer : config_.layer) {
     layout.windows.push_back(layer.window);
-    if (layer.blocks.any()) layout.patterns.resize(config_.layers);
+    if (layer.blocks.any()) layout.patterns.resize(static_cast<size_t>(config_.layers * head_groups));
   }
-  for (size_t i = 0; i < layout.patterns.size(); ++i) layout.patterns[i] = config_.layer[i].blocks;
+  for (size_t i = 0; i < layout.patterns.size(); ++i) {
+    const LayerConfig& layer = config_.layer[i / static_cast<size_t>(head_groups)];
+    if (layer.streams.empty() || layer.streams[i % static_cast<size_t>(head_groups)]) layout.patterns[i] = layer.blocks;
+  }
   return layout;
 }
 

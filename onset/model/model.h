@@ -64,7 +64,8 @@ class Model {
   bool packed_from_cache() const { return weights_.from_cache(); }
 
   // The layout of key/value pages that the model's layers need.
-  CacheLayout cache_layout(KvType type, int32_t head_groups = 1) const;
+  // head_groups 0: one, or where heads of a layer differ in what they keep, each its own.
+  CacheLayout cache_layout(KvType type, int32_t head_groups = 0) const;
 
   // The input vector of a token, scaled as the model wants it: [hidden].
   void embed(int32_t token, std::span<float> vector) const;

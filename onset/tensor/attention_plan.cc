@@ -47,6 +47,8 @@ const char* kv_type_name(KvType type) {
       return "bf16";
     case KvType::int8:
       return "int8";
+    case KvType::int4:
+      return "int4";
   }
   return "unknown";
 }

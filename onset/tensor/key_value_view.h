@@ -14,9 +14,15 @@ namespace onset {
 inline constexpr int page_tokens = 64;
 
 // How keys and values are stored in pages.
-enum class KvType : uint8_t { f32, f16, bf16, int8 };
+enum class KvType : uint8_t { f32, f16, bf16, int8, int4 };
+inline constexpr KvType all_kv_types[] = {KvType::f32, KvType::f16, KvType::bf16, KvType::int8, KvType::int4};
 
-// "f32", "f16", "bf16", "int8".
+// Whether keys and values are integers with scales.
+constexpr bool is_integer(KvType type) {
+  return type == KvType::int8 || type == KvType::int4;
+}
+
+// "f32", "f16", "bf16", "int8", "int4".
 const char* kv_type_name(KvType type);
 
 struct KeyValueView {

@@ -49,6 +49,54 @@ class Long(harness.Test):
         spec = "longgen:1:sink=64:window=64"
         self.assertEqual(self.answer("--layers", spec)["ids"], self.answer("--attend", spec)["ids"])
 
+    def test_streaming_heads(self):
+        dense = self.answer()
+        limit = self.answer("--attend", "lserve:sparsity=0:budget=512")
+        self.assertEqual((limit["ids"], limit["attend"]["skipped"]), (dense["ids"], 0))
+        (self.folder / "text.txt").write_text(TEXT * 20, encoding="utf-8")
+        search = ["search-heads", "--no-cache", "--model", STORIES, "--rope-scaling", "ntk:4", "--length", 1200, "--streaming", "--sink", 64, "--local", 64, "--output", "table.json"]
+        self.assertIn("expected --file", self.onset(*search, status=1).stderr)
+        self.assertEqual(self.onset(*search, "--file", "text.txt").stdout, "table.json: 20 KV heads\n")
+        distances = self.onset_json(*search, "--file", "text.txt", "--json")["distances"]
+        table = harness.json.loads((self.folder / "table.json").read_text(encoding="utf-8"))["streaming"]
+        self.assertEqual([len(layer) for layer in table], 5 * [4])
+        self.assertEqual(max(map(max, table)), 1)
+        most = max(map(max, distances))
+        for layer, numbers in zip(table, distances):
+            for value, distance in zip(layer, numbers):
+                self.assertAlmostEqual(value, distance / most, places=3)
+        spec = "lserve:table.json:sink=64:prefill=64:local=64:budget=64"
+        half = self.answer("--attend", spec)
+        self.assertGreater(half["attend"]["skipped"], 0.1)
+        for more in (["--budget", 7], ["--threads", 1]):
+            again = self.answer("--attend", spec, *more)
+            self.assertEqual((again["ids"], again["attend"]), (half["ids"], half["attend"]))
+        (self.folder / "wide.tsv").write_text("-1\t0\t1\t2\n" * 5, encoding="utf-8")
+        said = self.onset("run", "--no-cache", "--model", STORIES, "--raw", "-n", 1, "--attend", "lserve:wide.tsv", TEXT).stderr
+        self.assertIn("10 numbers of the table lay outside of 0 to 1", said)
+
+    def test_layers_whose_heads_stream(self):
+        (self.folder / "table.tsv").write_text("0\t0\t1\t1\n" * 5, encoding="utf-8")
+        layers = "lserve:table.tsv:sink=64:local=64"
+        plain = self.answer("--layers", layers)
+        self.assertEqual(self.answer("--layers", layers, "--budget", 7)["ids"], plain["ids"])
+        chosen = self.answer("--layers", layers, "--attend", "lserve:budget=64")
+        self.assertGreater(chosen["attend"]["skipped"], 0.05)
+        self.assertEqual(self.answer("--layers", layers, "--attend", "lserve:budget=512")["ids"], plain["ids"])
+
+    def test_keys_of_four_bits(self):
+        (self.folder / "text.txt").write_text(TEXT * 5, encoding="utf-8")
+        measure = ["perplexity", "--no-cache", "--model", STORIES, "--file", "text.txt", "--window", 400, "--json", "--kv"]
+        by_kind = {kind: self.onset_json(*measure, kind)["perplexity"] for kind in ("f16", "int8", "int4")}
+        self.assertNotEqual(by_kind["int4"], by_kind["int8"])
+        self.assertLess(abs(by_kind["int8"] / by_kind["f16"] - 1), 0.01)
+        self.assertLess(abs(by_kind["int4"] / by_kind["f16"] - 1), 0.6)  # heads of 8 numbers
+        behind = self.onset_json("bench", "--no-cache", "--model", STORIES, "--prompt", 1, "--generate", 4, "--repeat", 1, "--behind", "100,200", "--kv", "int4", "--json")
+        self.assertEqual([each["context"] for each in behind["decode_behind"]], [100, 200])
+        answer = self.onset_json("profile", "--no-cache", "--model", STORIES, "--behind", 300, "--generate", 5, "--attend", "lserve:sparsity=0:budget=64", "--json")
+        calls = {operation["name"]: operation["calls"] for operation in answer["operations"]}
+        self.assertEqual((answer["tokens"], answer["steps"], calls["attention.plan"]), (5, 5, 25))
+
     def test_a_text_past_the_context(self):
         (self.folder / "text.txt").write_text(TEXT * 5, encoding="utf-8")
         measure = ["perplexity", "--no-cache", "--model", STORIES, "--file", "text.txt", "--window", 1000, "--tokens", 1000, "--json"]
@@ -74,9 +122,11 @@ class Long(harness.Test):
         self.assertEqual(again["choices"][0]["text"], window["choices"][0]["text"])
         heads = ask("minference:vertical=5:slash=1:every=64:from=64")
         self.assertGreater(heads["onset"]["attend"]["skipped"], 0.2)
+        pages = ask("lserve:sparsity=1:sink=64:prefill=64:local=64")
+        self.assertGreater(pages["onset"]["attend"]["skipped"], 0.1)
         both = ask("window:32:4", contexts=[{"text": "A dog."}])
         self.assertEqual((both["onset"]["reuse"], both["onset"]["attend"]["name"]), ("prefix", "window:32:4"))
-        for onset in ({"attend": "window"}, {"attend": 5}, {"attend": "longgen:6"}, {"attend": "minference:/etc/hostname"}, {"attend": "minference"}, {"attend": "window:9", "contexts": [{"text": "a"}], "reuse": "ape"}):
+        for onset in ({"attend": "window"}, {"attend": 5}, {"attend": "longgen:6"}, {"attend": "minference:/etc/hostname"}, {"attend": "minference"}, {"attend": "lserve"}, {"attend": "lserve:/etc/hostname"}, {"attend": "window:9", "contexts": [{"text": "a"}], "reuse": "ape"}):
             self.assertIn("attend", server.post("/v1/completions", status=400, **{**ASK, "onset": onset})["error"]["message"])
 
 
