@@ -182,6 +182,8 @@ def bad_requests(rows):
     rows.row("parallel contexts with a temperature of zero", "run", *stories, *ape, "--ape-temperature", 0, "Hello", make=context)
     rows.row("parallel contexts with a scale below zero", "run", *stories, *ape, "--ape-scale", -1, "Hello", make=context)
     rows.row("contexts blended at a ratio above one", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--ratio", 1.5, "Hello", make=context)
+    rows.row("contexts blended whose others move too far", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--carry", 2, "Hello",
+             make=context)
     rows.row("contexts blended by an unknown metric", "run", *stories, "--context", "context.txt", "--reuse", "cacheblend", "--blend-metric", "x", "Hello",
              make=context)
     mistral = ["--no-cache", "--model", harness.ROOT / "tests/fixtures/models/mistral"]

@@ -81,7 +81,7 @@ class Schedule(harness.Test):
     def test_the_fidelity_of_reuse(self):
         item = json.dumps({"contexts": ["Lily has a red ball.", "Tom has a blue car. He likes Lily."], "question": "One day"})
         (self.folder / "items.jsonl").write_text(item + "\n\n" + item + "\n", encoding="utf-8")
-        ways = ["full", "ape", "ape:1:1", "cacheblend:1", "cacheblend:0.5:values:gradual"]
+        ways = ["full", "ape", "ape:1:1", "cacheblend:1", "cacheblend:0.5:values:gradual", "cacheblend:0.5:values:gradual:0"]
         report = self.onset_json("bench", "fidelity", *USUAL, "items.jsonl", "--ways", ",".join(ways), "--answer", 4, "--json")
         self.assertEqual([way["way"] for way in report["ways"]], ways)
         self.assertEqual(report["questions"], 2)
@@ -89,7 +89,7 @@ class Schedule(harness.Test):
         self.assertTrue(all(way["kl"] > 1e-6 for way in report["ways"] if way["way"] != "cacheblend:1"), report)
         out = self.onset("bench", "fidelity", *USUAL, "items.jsonl", "--limit", 1).stdout
         self.assertIn("cacheblend:0.15", out)
-        for ways, sentence in (("what", "--ways what: expected full, pcw, pcw+p, pcw+p+t[:TEMPERATURE], ape[:TEMPERATURE:SCALE] or cacheblend:RATIO[:METRIC[:SCHEDULE]]"),
+        for ways, sentence in (("what", "--ways what: expected full, pcw, pcw+p, pcw+p+t[:TEMPERATURE], ape[:TEMPERATURE:SCALE] or cacheblend:RATIO[:METRIC[:SCHEDULE[:CARRY]]]"),
                                ("cacheblend:x", "--ways cacheblend:x: x is no number"), ("cacheblend:2", "the ratio of cacheblend is 2, expected 0 to 1")):
             self.assertEqual(self.onset("bench", "fidelity", *USUAL, "items.jsonl", "--ways", ways, status=1).stderr, f"onset: {sentence}\n")
         (self.folder / "wrong.jsonl").write_text('{"contexts": [], "question": "Why?"}\n', encoding="utf-8")
