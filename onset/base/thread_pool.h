@@ -2,7 +2,8 @@
 //
 // A decode step has hundreds of regions of a few microseconds each, so entering and leaving one must
 // cost far less than that; a server that waits for requests must not burn a core, so idle workers sleep.
-// Where there are more workers than cores, nobody spins: a waiting worker gives its core away at once.
+// Where there are more workers than cores, nobody spins: a waiting worker gives its core away at once. Where other programs want the cores,
+// too, a worker may get none for some milliseconds: the caller then does its part, too.
 #pragma once
 
 #include <atomic>
@@ -22,8 +23,8 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Runs body(worker) once for every worker in 0..threads()-1, worker 0 on the calling thread, and returns
-  // when all are done; what they wrote is visible to the caller. The body must not throw. Only one thread may
+  // Runs body(worker) once for every worker in 0..threads()-1, worker 0 on the calling thread, those whose thread has not begun when that is
+  // done there as well, and returns when all are done; what they wrote is visible to the caller. The body must not throw. Only one thread may
   // be in run() at a time (the engine's step loop owns its pool), and the body must not call the pool it runs
   // on: it would wait for itself. Debug builds stop at such a call; another pool may be used inside a body.
   template <typename Body>

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <numeric>
-#include <set>
 #include <thread>
 #include <vector>
 
@@ -23,8 +23,41 @@ TEST(ThreadPool, EveryWorkerRunsOnceAndWorkerZeroIsTheCaller) {
     });
     EXPECT_EQ(runs, std::vector<int>(threads, 1));
     EXPECT_EQ(ids[0], std::this_thread::get_id());
-    EXPECT_EQ(std::set<std::thread::id>(ids.begin(), ids.end()).size(), static_cast<size_t>(threads));
   }
+}
+
+// Everybody has a thread: parts that wait for each other come to their end.
+TEST(ThreadPool, PartsRunBesideEachOther) {
+  for (const int threads : {2, 3, 8}) {
+    ThreadPool pool(threads);
+    for (int region = 0; region < 20; ++region) {
+      std::atomic<int> here{0};
+      pool.run([&](int) {
+        here.fetch_add(1);
+        while (here.load() < threads) std::this_thread::yield();
+      });
+      EXPECT_EQ(here.load(), threads);
+    }
+  }
+}
+
+// A thread that has not begun when the caller is done with its own part is not waited for.
+TEST(ThreadPool, TheCallerDoesThePartsOfThreadsThatHaveNotBegun) {
+  ThreadPool pool(2);
+  int by_caller = 0;
+  for (int region = 0; region < 100; ++region) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the other thread sleeps by now, and waking takes a while
+    int runs[2] = {};
+    std::thread::id other;
+    pool.run([&](int worker) {
+      ++runs[worker];
+      if (worker == 1) other = std::this_thread::get_id();
+    });
+    EXPECT_EQ(runs[0], 1);
+    EXPECT_EQ(runs[1], 1);
+    by_caller += other == std::this_thread::get_id();
+  }
+  EXPECT_GT(by_caller, 0);
 }
 
 TEST(ThreadPool, PoolOfFewerThanOneIsAPoolOfOne) {

@@ -284,7 +284,8 @@ TEST(CacheBlend, RowsAreCounted) {
   }
 }
 
-// More computed again is nearer to dense, and choosing by deviation is nearer than choosing by nothing.
+// As in the paper: more computed again is nearer to dense, and choosing by deviation is nearer than choosing by nothing. (Random tokens have
+// nothing in common that others could move by.)
 TEST(CacheBlend, MoreRowsAreNearerToDense) {
   Blender blender;
   double distance[3] = {}, by_chance = 0;
@@ -300,8 +301,8 @@ TEST(CacheBlend, MoreRowsAreNearerToDense) {
       return sum;
     };
     const float ratios[] = {0, 0.2f, 0.6f};
-    for (int i = 0; i < 3; ++i) distance[i] += distance_of({.ratio = ratios[i]});
-    by_chance += distance_of({.ratio = 0.2f, .metric = CacheBlendMetric::random});
+    for (int i = 0; i < 3; ++i) distance[i] += distance_of({.ratio = ratios[i], .carry = 0});
+    by_chance += distance_of({.ratio = 0.2f, .metric = CacheBlendMetric::random, .carry = 0});
   }
   EXPECT_LT(distance[1], distance[0]);
   EXPECT_LT(distance[2], distance[1]);

@@ -30,7 +30,7 @@ float shuffled(int32_t position) {
 }
 
 // Fewer tokens of a text, and those that deviate most at that, say little of its others.
-constexpr int64_t least_carrying_tokens = 32;
+constexpr int64_t least_carrying_tokens = 8;
 
 float squared_distance(const float* a, const float* b, int64_t count) {
   float sum = 0;
