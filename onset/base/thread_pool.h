@@ -23,10 +23,10 @@ class ThreadPool {
 
   int threads() const { return threads_; }
 
-  // Runs body(worker) once for every worker in 0..threads()-1, worker 0 on the calling thread, those whose thread has not begun when that is
-  // done there as well, and returns when all are done; what they wrote is visible to the caller. The body must not throw. Only one thread may
-  // be in run() at a time (the engine's step loop owns its pool), and the body must not call the pool it runs
-  // on: it would wait for itself. Debug builds stop at such a call; another pool may be used inside a body.
+  // Runs body(worker) once for every worker in 0..threads()-1, worker 0 on the calling thread, those whose thread has not begun when that
+  // is done there as well, and returns when all are done; what they wrote is visible to the caller. The body must not throw. Only one
+  // thread may be in run() at a time (the engine's step loop owns its pool), and the body must not call the pool it runs on: it would wait
+  // for itself. Debug builds stop at such a call; another pool may be used inside a body.
   template <typename Body>
   void run(const Body& body) {
     run_erased([](const void* context, int worker) { (*static_cast<const Body*>(context))(worker); }, &body);
