@@ -7,7 +7,7 @@ TARGETS = (25, 50, 150)  # milliseconds
 REQUESTS = 100
 
 
-def measure(claims, model):
+def measure_targets(claims, model):
     steps = common.onset_json("bench", "steps", "--model", model, "--threads", serving.THREADS, "--json")
     print(f"step times: predictions of unseen steps {100 * steps['held_out_mean_error']:.1f} % off on average")
     for target in TARGETS:
@@ -27,7 +27,7 @@ def measure(claims, model):
 
 
 def measure(claims):
-    measure(claims, common.model(common.SMOLLM2))
+    measure_targets(claims, common.model(common.SMOLLM2))
 
 
 if __name__ == "__main__":
