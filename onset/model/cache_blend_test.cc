@@ -284,8 +284,8 @@ TEST(CacheBlend, RowsAreCounted) {
   }
 }
 
-// As in the paper: more computed again is nearer to dense, and choosing by deviation is nearer than choosing by nothing. (Random tokens
-// have nothing in common that others could move by.)
+// As in the paper: more computed again is nearer to dense, and choosing by deviation is nearer than choosing by nothing. (Without the
+// carry: with it this fails on random tokens; docs/methods.md says so.)
 TEST(CacheBlend, MoreRowsAreNearerToDense) {
   Blender blender;
   double distance[3] = {}, by_chance = 0;
